@@ -1,0 +1,1 @@
+"""The ``quince`` command, one file per command group."""

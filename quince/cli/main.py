@@ -1,0 +1,45 @@
+"""Assembles the command line. Commands import what they need when they run, so that --help is fast."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from quince import __version__
+from quince.cli import serve
+from quince.errors import QuinceError
+
+app = typer.Typer(
+    name="quince",
+    help="A model server for MLX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(name="serve")(serve.serve)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quince {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A model server for MLX."""
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 a problem told in one sentence on stderr, 2 wrong usage."""
+    try:
+        app()
+    except QuinceError as error:
+        typer.echo(f"quince: {error.message}", err=True)
+        sys.exit(1)

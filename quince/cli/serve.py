@@ -1,0 +1,60 @@
+"""``quince serve``"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str | None, typer.Argument(help="A model's directory. Without one, the embedded demo model.", show_default=False)
+]
+
+
+def _option(help: str, flag: str) -> Any:
+    return typer.Option(flag, help=help, show_default=False)
+
+
+def serve(  # noqa: PLR0913 - one parameter per option
+    model: Model = None,
+    host: Annotated[str | None, _option("Address to listen on.  [127.0.0.1]", "--host")] = None,
+    port: Annotated[int | None, _option("Port to listen on; 0 takes a free one.  [8000]", "--port")] = None,
+    ctx_size: Annotated[int | None, _option("Context length in tokens.  [the model's own]", "--ctx-size")] = None,
+    max_tokens: Annotated[
+        int | None, _option("Longest answer of a request that gives none.  [rest of the context]", "--max-tokens")
+    ] = None,
+    temperature: Annotated[
+        float | None, _option("Temperature of a request that gives none.  [the model's own, else 1]", "--temperature")
+    ] = None,
+    top_p: Annotated[
+        float | None, _option("top_p of a request that gives none.  [the model's own, else 1]", "--top-p")
+    ] = None,
+    max_running_requests: Annotated[
+        int | None, _option("Requests that share the running batch.  [32]", "--max-running-requests")
+    ] = None,
+    queue_size: Annotated[
+        int | None, _option("Requests that may wait; more are answered 429.  [100]", "--queue-size")
+    ] = None,
+    queue_timeout: Annotated[
+        float | None, _option("Seconds a request may wait before it is answered 504.  [300]", "--queue-timeout")
+    ] = None,
+    prefill_chunk_size: Annotated[
+        int | None, _option("Prompt tokens computed between two decode steps.  [2048]", "--prefill-chunk-size")
+    ] = None,
+    engine_timeout: Annotated[
+        float | None, _option("Seconds without progress before a busy engine is restarted.  [120]", "--engine-timeout")
+    ] = None,
+    any_model_name: Annotated[
+        bool | None, typer.Option("--any-model-name", help="Answer to every model name.", show_default=False)
+    ] = None,
+    log_level: Annotated[str | None, _option("debug, info, warning or error.  [info]", "--log-level")] = None,
+) -> None:
+    """Serve a model in the foreground. Ctrl-C lets running requests finish; a second one does not."""
+    flags = dict(locals())
+
+    from quince import config, logs
+    from quince.server import run
+
+    settings = config.load(flags)
+    logs.setup(settings.log_level)
+    run.serve(settings)

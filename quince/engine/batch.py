@@ -1,0 +1,48 @@
+"""What the scheduler asks of the model runner for one step, and what comes back.
+
+Plain values: every rank of a tensor-parallel engine could run the same Batch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quince.engine.messages import TokenLogprobs
+from quince.sampling import SamplingParams
+
+
+class PrefillChunk(msgspec.Struct, frozen=True):
+    """Prompt tokens to put into a request's KV cache, the first of them at position ``start``.
+
+    ``prompt_len`` is how many tokens the request will prefill in all: the runner reserves room for them at once.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    start: int
+    prompt_len: int
+
+
+class DecodeRow(msgspec.Struct, frozen=True):
+    """A prefilled request that joins the decode batch; ``token_id`` (the last of its prompt) is its first input."""
+
+    request_id: str
+    token_id: int
+    sampling: SamplingParams
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One step: drop ``free``, add ``join``, decode every row, prefill ``prefill`` in one forward pass.
+
+    ``prefill`` holds either several requests whose whole prompts fit, or one chunk of a single request.
+    """
+
+    free: list[str] = []
+    join: list[DecodeRow] = []
+    prefill: list[PrefillChunk] = []
+
+
+class SampledToken(msgspec.Struct, frozen=True, array_like=True):
+    request_id: str
+    token_id: int
+    logprobs: TokenLogprobs | None = None

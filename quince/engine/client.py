@@ -1,0 +1,309 @@
+"""The API process's side of one engine: requests in, outputs out, and an engine process kept alive behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from quince.engine.ipc import ClientSocket, SocketDirectory
+from quince.engine.messages import (
+    Abort,
+    AddRequest,
+    EngineConfig,
+    EngineStats,
+    FinishReason,
+    LoadFailed,
+    Output,
+    Ready,
+    StepOutput,
+)
+from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
+from quince.errors import EngineError, EngineUnavailable, QueueFull, QueueTimeout, QuinceError
+from quince.sampling import SamplingParams
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF = 0.5
+MAX_BACKOFF = 30.0
+STABLE_AFTER = 60.0  # an engine that lived this long starts with the first backoff again
+
+
+class EngineState(enum.Enum):
+    """
+    STOPPED --start--> LOADING --ready--> READY
+                          ^  |             |
+                  backoff |  | failed      | died or hung
+                          |  v             v
+                        RESTARTING <-------+           any --stop--> STOPPED
+    """
+
+    STOPPED = "stopped"
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Times are in seconds; ``max_running_requests`` is the engine's own, ``queue_size`` may wait besides."""
+
+    max_running_requests: int
+    queue_size: int
+    queue_timeout: float
+    engine_timeout: float
+
+
+class Mailbox:
+    """One request's outputs on their way to its reader, who takes all that have come at once.
+
+    It holds at most max_tokens outputs, however slow the reader.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: list[Output] = []
+        self._error: QuinceError | None = None
+        self._arrived = asyncio.Event()
+        self.started = False
+        self.finished = False
+
+    def put(self, output: Output) -> None:
+        self._outputs.append(output)
+        self.started = True
+        self.finished = output.finish_reason is not None
+        self._arrived.set()
+
+    def fail(self, error: QuinceError) -> None:
+        self._error = error
+        self.finished = True
+        self._arrived.set()
+
+    async def take(self) -> list[Output]:
+        """Everything since the last call, at least one. Raises what ``fail`` was given, after the outputs before it."""
+        await self._arrived.wait()
+        if not self._outputs and self._error is not None:
+            raise self._error
+        outputs, self._outputs = self._outputs, []
+        if self._error is None:
+            self._arrived.clear()
+        return outputs
+
+
+class EngineClient:
+    """One model's engine: ``start``, ``generate`` from any number of tasks, ``stop``."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        limits: EngineLimits,
+        sockets: SocketDirectory,
+        command: Sequence[str] = ENGINE_COMMAND,
+    ) -> None:
+        """``config.address`` is a name here; every life of the engine gets a socket of its own in ``sockets``."""
+        self._config = config
+        self._limits = limits
+        self._sockets = sockets
+        self._command = command
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._socket: ClientSocket | None = None
+        self._child: ChildProcess | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Condition()
+        self._busy = asyncio.Event()
+        self._last_progress = time.monotonic()
+        self.state = EngineState.STOPPED
+        self.reason = "not started"
+        self.ready: Ready | None = None
+        self.stats = EngineStats()
+        self.restarts = 0
+        self.last_error: str | None = None
+
+    # What the rest of the API process sees
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    @property
+    def num_requests(self) -> int:
+        return len(self._mailboxes)
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(not mailbox.started for mailbox in self._mailboxes.values())
+
+    async def wait_ready(self) -> Ready:
+        """The loaded model's facts, waiting through a load. Raises EngineUnavailable if it fails or takes too long."""
+        try:
+            async with asyncio.timeout(self._limits.queue_timeout), self._changed:
+                await self._changed.wait_for(lambda: self.state is not EngineState.LOADING)
+        except TimeoutError:
+            raise EngineUnavailable("the model is still loading", retry_after=5) from None
+        if self.state is not EngineState.READY or self.ready is None:
+            raise EngineUnavailable(f"the model is {self.state.value}: {self.reason}", retry_after=2)
+        return self.ready
+
+    async def generate(
+        self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams
+    ) -> AsyncGenerator[list[Output], None]:
+        """The request's outputs as they come, several at once if the reader was slow; the last has a finish_reason.
+
+        Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
+        """
+        await self.wait_ready()
+        mailbox = self._submit(request_id, prompt_token_ids, sampling)
+        try:
+            outputs = await self._take_first(mailbox)
+            yield outputs
+            while outputs[-1].finish_reason is None:
+                outputs = await mailbox.take()
+                yield outputs
+        finally:
+            self._mailboxes.pop(request_id, None)
+            if not mailbox.finished:
+                self._send(Abort([request_id]))
+
+    def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
+        """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
+        found = [name for name in (self._mailboxes if request_ids is None else request_ids) if name in self._mailboxes]
+        if found:
+            self._send(Abort(found))
+        return found
+
+    # Requests
+
+    def _submit(self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams) -> Mailbox:
+        if len(self._mailboxes) >= self._limits.max_running_requests + self._limits.queue_size:
+            raise QueueFull("too many requests are waiting; try again later", retry_after=1)
+        mailbox = self._mailboxes[request_id] = Mailbox()
+        if not self._busy.is_set():
+            self._last_progress = time.monotonic()
+            self._busy.set()
+        self._send(AddRequest(request_id, prompt_token_ids, sampling))
+        return mailbox
+
+    async def _take_first(self, mailbox: Mailbox) -> list[Output]:
+        try:
+            async with asyncio.timeout(self._limits.queue_timeout):
+                return await mailbox.take()
+        except TimeoutError:
+            waited = f"{self._limits.queue_timeout:g}"
+            raise QueueTimeout(f"the request waited {waited} s in the queue and was not started") from None
+
+    def _send(self, message: AddRequest | Abort) -> None:
+        if self._socket is not None:
+            self._socket.send(message)
+
+    # Lifecycle
+
+    def start(self) -> None:
+        self.state, self.reason = EngineState.LOADING, "loading"
+        self._tasks = [
+            asyncio.create_task(self._keep_alive(), name="engine-keep-alive"),
+            asyncio.create_task(self._watch_progress(), name="engine-watchdog"),
+        ]
+
+    async def stop(self) -> None:
+        """End the engine process and every request that is left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._set_state(EngineState.STOPPED, "the server is shutting down")
+        self._fail_requests()
+
+    async def _keep_alive(self) -> None:
+        backoff = FIRST_BACKOFF
+        while True:
+            started = time.monotonic()
+            reason = await self._live()
+            if time.monotonic() - started > STABLE_AFTER:
+                backoff = FIRST_BACKOFF
+            logger.error("%s; restarting in %g s", reason, backoff)
+            self.last_error = reason
+            await self._set_state(EngineState.RESTARTING, reason)
+            self._fail_requests()
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+            self.restarts += 1
+            await self._set_state(EngineState.LOADING, "loading")
+
+    async def _live(self) -> str:
+        """One life of the engine process, from its start to its end; returns why it ended."""
+        address = self._sockets.address(f"{self._config.address}-{self.restarts}")
+        self._socket = ClientSocket(address)
+        self._child = await ChildProcess.start(self._config_at(address), self._command)
+        receiver = asyncio.create_task(self._receive(self._socket), name="engine-receive")
+        try:
+            reason = await self._child.wait()
+            if receiver.done() and not receiver.cancelled():
+                reason = receiver.result() or reason
+            return reason
+        finally:
+            receiver.cancel()
+            await asyncio.gather(receiver, return_exceptions=True)
+            await self._child.stop()
+            self._socket.close()
+            self._socket = self._child = None
+
+    def _config_at(self, address: str) -> EngineConfig:
+        return EngineConfig(
+            address=address,
+            model_path=self._config.model_path,
+            max_running_requests=self._config.max_running_requests,
+            prefill_chunk_size=self._config.prefill_chunk_size,
+            max_model_len=self._config.max_model_len,
+        )
+
+    async def _receive(self, socket: ClientSocket) -> str | None:
+        """Deliver the engine's messages. Returns the reason when it reports that it cannot load."""
+        while True:
+            match await socket.receive():
+                case StepOutput() as step:
+                    self._deliver(step)
+                case Ready() as ready:
+                    self.ready = ready
+                    await self._set_state(EngineState.READY, "ready")
+                case LoadFailed(message):
+                    return message
+
+    def _deliver(self, step: StepOutput) -> None:
+        self._last_progress = time.monotonic()
+        self.stats = step.stats
+        for output in step.outputs:
+            mailbox = self._mailboxes.get(output.request_id)
+            if mailbox is None:
+                continue
+            if output.finish_reason is FinishReason.ERROR:
+                mailbox.fail(EngineError(output.error or "the engine failed while it ran this request"))
+            else:
+                mailbox.put(output)
+        if not step.stats.running and not step.stats.waiting:
+            self._busy.clear()
+
+    async def _watch_progress(self) -> None:
+        """Kill an engine that has work and says nothing for ``engine_timeout``. Sleeps while there is no work."""
+        timeout = self._limits.engine_timeout
+        while True:
+            await self._busy.wait()
+            silent = time.monotonic() - self._last_progress
+            if silent < timeout:
+                await asyncio.sleep(min(timeout - silent, timeout / 4))
+            elif self._child is not None:
+                logger.error("the engine made no progress for %g s: killing it", silent)
+                self._last_progress = time.monotonic()
+                self._child.kill()
+
+    def _fail_requests(self) -> None:
+        self._busy.clear()
+        self.stats = EngineStats()
+        for mailbox in self._mailboxes.values():
+            if not mailbox.finished:
+                mailbox.fail(EngineUnavailable(f"the model is {self.state.value}: {self.reason}", retry_after=2))
+
+    async def _set_state(self, state: EngineState, reason: str) -> None:
+        async with self._changed:
+            self.state, self.reason = state, reason
+            self._changed.notify_all()

@@ -1,0 +1,87 @@
+"""The wire between the API process and one engine process: msgpack over a ZeroMQ PAIR on a Unix socket.
+
+The socket lives in a directory that only its owner can enter (mode 0700), so nobody else can speak to an engine.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from quince.engine.messages import FromEngine, ToEngine
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class SocketDirectory:
+    """A private directory for one server's engine sockets; removed on close."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="quince-"))
+
+    def address(self, name: str) -> str:
+        return f"ipc://{self.path / name}"
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class EngineSocket:
+    """The engine's end: blocking, used by the engine thread alone."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.connect(address)
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+
+    def receive(self, *, wait: bool) -> list[ToEngine]:
+        """Every message that has arrived; with ``wait``, sleep until there is one."""
+        messages: list[ToEngine] = []
+        if wait:
+            messages.append(self._decoder.decode(self._socket.recv()))
+        while self._socket.poll(0):
+            messages.append(self._decoder.decode(self._socket.recv()))
+        return messages
+
+    def send(self, message: FromEngine) -> None:
+        self._socket.send(_encoder.encode(message))
+
+    def __enter__(self) -> EngineSocket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+class ClientSocket:
+    """The API process's end: asynchronous, bound before the engine starts."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(address)
+        self._decoder = msgspec.msgpack.Decoder(FromEngine)
+
+    async def receive(self) -> FromEngine:
+        message: FromEngine = self._decoder.decode(await self._socket.recv())
+        return message
+
+    def send(self, message: ToEngine) -> None:
+        """Hand the message over without waiting: what is on its way is bounded by the requests that are open."""
+        self._socket.send(_encoder.encode(message))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()

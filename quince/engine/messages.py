@@ -1,0 +1,96 @@
+"""The engine's protocol: every message that crosses between the API process and an engine process.
+
+API process -> engine: AddRequest, Abort.      Engine -> API process: Ready, LoadFailed, StepOutput.
+The engine is configured once, by an EngineConfig on its standard input.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from quince.sampling import SamplingParams
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine process needs to start. ``model_path`` is a local directory."""
+
+    address: str
+    model_path: str
+    max_running_requests: int
+    prefill_chunk_size: int
+    max_model_len: int | None = None
+
+
+class FinishReason(enum.Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class AddRequest(msgspec.Struct, frozen=True, tag="add"):
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    request_ids: list[str]
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The model is loaded. ``memory_bytes`` is what MLX holds after loading; ``max_model_len`` is in tokens."""
+
+    model_type: str
+    vocab_size: int
+    max_model_len: int
+    memory_bytes: int
+    device: str
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    message: str
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities under the model's own distribution (before temperature and filters)."""
+
+    logprob: float
+    top_ids: list[int] = []
+    top_logprobs: list[float] = []
+
+
+class Output(msgspec.Struct, omit_defaults=True, array_like=True):
+    """What happened to one request in one step. ``started`` marks the step that took it out of the queue."""
+
+    request_id: str
+    token_ids: list[int] = []
+    finish_reason: FinishReason | None = None
+    started: bool = False
+    logprobs: list[TokenLogprobs] = []
+    error: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes."""
+
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    active_memory: int = 0
+    peak_memory: int = 0
+
+
+class StepOutput(msgspec.Struct, frozen=True, tag="step"):
+    """All outputs of one step. Sent every step, also without outputs: it is the proof of progress."""
+
+    outputs: list[Output]
+    stats: EngineStats
+
+
+ToEngine = AddRequest | Abort
+FromEngine = Ready | LoadFailed | StepOutput

@@ -1,0 +1,167 @@
+"""Runs Batches on the model: forward passes, KV caches and sampling for all rows at once.
+
+One step overlaps with the next: a step's graph is built while the one before is still computing, then the runner waits
+for that one's tokens (the step's only host sync) and starts the new evaluation. The order matters: buffers that nobody
+reads any more are updated in place (see kv_cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+
+from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
+from quince.engine.batch_cache import BatchCache
+from quince.engine.sampler import Sampled, Sampler
+from quince.sampling import SamplingParams
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request in the decode batch. ``input`` is where its next input token is: an index into the tokens of the
+    step before, or, for a row that has just joined, the token itself as ``-1 - token_id``."""
+
+    request_id: str
+    sampling: SamplingParams
+    input: int
+    generated: int = 0
+
+
+@dataclass(frozen=True)
+class _Prefilled:
+    """A request whose prompt is in (or on its way into) row ``index`` of ``cache``."""
+
+    cache: BatchCache
+    index: int
+
+
+@dataclass
+class _Launched:
+    """A step that has been started: what to wait for, and whose tokens they are."""
+
+    sampled: Sampled | None = None
+    request_ids: list[str] = field(default_factory=list)
+    sampling: list[SamplingParams] = field(default_factory=list)
+    prefilled: list[mx.array] = field(default_factory=list)
+
+    def start(self) -> None:
+        mx.async_eval(self.sampled, self.prefilled)  # type: ignore[no-untyped-call]
+        self.prefilled = self.prefilled[-1:]  # whoever holds a buffer makes its next update a copy
+
+    def wait(self) -> list[SampledToken]:
+        mx.eval(self.prefilled)
+        if self.sampled is None:
+            return []
+        tokens = cast(list[int], self.sampled.token_ids.tolist())
+        logprobs = self.sampled.row_logprobs(self.sampling)
+        return [SampledToken(*row) for row in zip(self.request_ids, tokens, logprobs, strict=True)]
+
+
+class ModelRunner:
+    """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
+
+    def __init__(self, model: Module, *, prefill_chunk_size: int) -> None:
+        self._model = model
+        self._prefill_chunk_size = prefill_chunk_size
+        self._sampler = Sampler()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every row, after a failed step."""
+        self._prefilled: dict[str, _Prefilled] = {}
+        self._rows: list[_Row] = []
+        self._cache = BatchCache(self._model, max_width=1)
+        self._tokens: mx.array | None = None
+        self._launched = _Launched()
+        self._rows_changed = False
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        for request_id in batch.free:
+            self._free(request_id)
+        for row in batch.join:
+            self._join(row)
+        launched = _Launched()
+        if self._rows:
+            self._decode(launched)
+        if batch.prefill:
+            self._prefill(batch.prefill, launched)
+        tokens = self._launched.wait()
+        launched.start()
+        self._launched = launched
+        return tokens
+
+    def release_memory(self) -> None:
+        """Give MLX's pooled buffers back to the system; for when there is nothing to do."""
+        mx.clear_cache()
+
+    def _free(self, request_id: str) -> None:
+        if self._prefilled.pop(request_id, None) is not None:
+            return
+        index = next(i for i, row in enumerate(self._rows) if row.request_id == request_id)
+        self._cache.remove(index)
+        self._rows[index] = self._rows[-1]
+        self._rows.pop()
+        self._rows_changed = True
+
+    def _join(self, row: DecodeRow) -> None:
+        prefilled = self._prefilled.pop(row.request_id, None)
+        if prefilled is None:  # a prompt of one token
+            prefilled = _Prefilled(BatchCache(self._model, max_width=1), 0)
+            prefilled.cache.add_empty_rows(1)
+        self._cache.append(prefilled.cache.take(prefilled.index))
+        self._rows.append(_Row(row.request_id, row.sampling, -1 - row.token_id))
+        self._rows_changed = True
+
+    def _decode(self, launched: _Launched) -> None:
+        inputs = self._gather_inputs()
+        self._cache.begin(1)
+        logits = self._model(inputs[:, None], cache=self._cache.layers)[:, -1, :]
+        self._cache.commit()
+        launched.sampled = self._sampler.sample(logits, [row.generated for row in self._rows])
+        launched.request_ids = [row.request_id for row in self._rows]
+        launched.sampling = [row.sampling for row in self._rows]
+        self._tokens = launched.sampled.token_ids
+        for row in self._rows:
+            row.generated += 1
+
+    def _gather_inputs(self) -> mx.array:
+        """The input token of every row, int32 [rows], still on the device for rows that go on."""
+        if not self._rows_changed and self._tokens is not None:
+            return self._tokens
+        self._sampler.set_rows([row.sampling for row in self._rows])
+        previous = [] if self._tokens is None else [self._tokens]
+        count = sum(tokens.size for tokens in previous)
+        joined = [-1 - row.input for row in self._rows if row.input < 0]
+        fresh = iter(range(count, count + len(joined)))
+        order = [row.input if row.input >= 0 else next(fresh) for row in self._rows]
+        for index, row in enumerate(self._rows):
+            row.input = index
+        self._rows_changed = False
+        known = mx.concatenate([*previous, mx.array(joined, dtype=mx.int32)])
+        return known[mx.array(order)]
+
+    def _prefill(self, chunks: list[PrefillChunk], launched: _Launched) -> None:
+        width = max(len(chunk.token_ids) for chunk in chunks)
+        counts = [len(chunk.token_ids) for chunk in chunks]
+        first = chunks[0]
+        cache = self._prefilled[first.request_id].cache if first.start > 0 else self._start_prefill(chunks)
+        tokens = mx.array([chunk.token_ids + [0] * (width - len(chunk.token_ids)) for chunk in chunks])
+        cache.begin(width, counts if min(counts) < width else None)
+        self._model(tokens, cache=cache.layers)  # the logits are not evaluated, the caches are
+        cache.commit()
+        arrays = cache.arrays()
+        launched.prefilled = [*arrays, arrays[-1].flatten()[:1] * 1]  # the last is what to wait for
+
+    def _start_prefill(self, chunks: list[PrefillChunk]) -> BatchCache:
+        cache = BatchCache(
+            self._model,
+            max_width=self._prefill_chunk_size,
+            expected_length=max(chunk.prompt_len for chunk in chunks),
+        )
+        cache.add_empty_rows(len(chunks))
+        for index, chunk in enumerate(chunks):
+            self._prefilled[chunk.request_id] = _Prefilled(cache, index)
+        return cache

@@ -1,0 +1,125 @@
+"""The engine process: one model, one thread that owns MLX, one socket.
+
+Its standard input carries the EngineConfig and then stays open: when it ends, the API process is gone, and so is the
+engine. That thread does nothing else.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from quince.engine.ipc import EngineSocket
+from quince.engine.messages import Abort, AddRequest, EngineConfig, LoadFailed, Output, Ready, StepOutput
+from quince.errors import ModelLoadError
+
+logger = logging.getLogger("quince.engine")
+
+MAX_FAILED_STEPS = 3
+
+
+def main() -> None:
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API process's to handle
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
+    threading.Thread(target=_exit_with_parent, name="parent-watch", daemon=True).start()
+    with EngineSocket(config.address) as socket:
+        engine = _load(config, socket)
+        if engine is None:
+            sys.exit(1)
+        engine.serve()
+
+
+def _exit_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)
+
+
+def _load(config: EngineConfig, socket: EngineSocket) -> EngineServer | None:
+    """Load the model and report it, or report why not."""
+    try:
+        engine = EngineServer(config, socket)
+    except ModelLoadError as error:
+        logger.error("%s", error)
+        socket.send(LoadFailed(error.message))
+        return None
+    socket.send(engine.ready)
+    return engine
+
+
+class EngineServer:
+    """Loads the model, then serves."""
+
+    def __init__(self, config: EngineConfig, socket: EngineSocket) -> None:
+        # MLX and mlx-lm take long to import: a wrong configuration is told before.
+        import mlx.core as mx
+
+        from quince.engine.core import EngineCore
+        from quince.engine.loader import load
+        from quince.engine.model_runner import ModelRunner
+        from quince.engine.scheduler import Scheduler
+
+        loaded = load(Path(config.model_path), max_model_len=config.max_model_len)
+        self._mx = mx
+        self._socket = socket
+        self._core = EngineCore(
+            Scheduler(max_running_requests=config.max_running_requests, prefill_chunk_size=config.prefill_chunk_size),
+            ModelRunner(loaded.model, prefill_chunk_size=config.prefill_chunk_size),
+        )
+        self._failed_steps = 0
+        self.ready = Ready(
+            model_type=loaded.model_type,
+            vocab_size=loaded.vocab_size,
+            max_model_len=loaded.max_model_len,
+            memory_bytes=mx.get_active_memory(),
+            device=str(mx.default_device()),
+        )
+
+    def serve(self) -> NoReturn:
+        """Run until standard input ends, which ends the process."""
+        while True:
+            self._receive()
+            if self._core.has_work():
+                self._send(self._step())
+            if not self._core.has_work():
+                self._core.runner.release_memory()
+
+    def _receive(self) -> None:
+        """Take what has arrived, sleeping while there is nothing to do."""
+        for message in self._socket.receive(wait=not self._core.has_work()):
+            match message:
+                case AddRequest():
+                    self._core.add(message)
+                case Abort():
+                    self._core.abort(message.request_ids)
+
+    def _step(self) -> list[Output]:
+        try:
+            outputs = self._core.step()
+        except Exception as error:  # the boundary: a step's failure ends its requests, not the engine
+            self._failed_steps += 1
+            logger.exception("a step failed")
+            if self._failed_steps == MAX_FAILED_STEPS:
+                raise
+            return self._core.fail_step(f"the engine failed while it ran this request: {error}")
+        if outputs:
+            self._failed_steps = 0
+        return outputs
+
+    def _send(self, outputs: list[Output]) -> None:
+        memory, peak = self._mx.get_active_memory(), self._mx.get_peak_memory()
+        self._socket.send(StepOutput(outputs, self._core.stats(active_memory=memory, peak_memory=peak)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Chooses the next token of every row of a batch in one set of array operations.
+
+A row's draw is decided by one uniform number that is a hash of its seed and of how many tokens it has generated,
+computed on the host: the same on every device, alone or in a batch, and free of the order in which requests came.
+The number is looked up in the cumulative distribution of what the filters leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from quince.engine.messages import TokenLogprobs
+from quince.sampling import SamplingParams
+
+Seeds = npt.NDArray[np.uint64]
+
+
+class Sampled(NamedTuple):
+    """Lazy arrays. ``token_ids`` int32 [rows]; the others float32/int32 [rows], [rows, n], None if nobody asked."""
+
+    token_ids: mx.array
+    logprobs: mx.array | None = None
+    top_ids: mx.array | None = None
+    top_logprobs: mx.array | None = None
+
+    def row_logprobs(self, params: Sequence[SamplingParams]) -> list[TokenLogprobs | None]:
+        """Per row, what it asked for. Waits for the arrays."""
+        if self.logprobs is None:
+            return [None] * len(params)
+        own = cast(list[float], self.logprobs.tolist())
+        ids = [[]] * len(params) if self.top_ids is None else cast(list[list[int]], self.top_ids.tolist())
+        tops = [[]] * len(params) if self.top_logprobs is None else cast(list[list[float]], self.top_logprobs.tolist())
+        return [
+            None if row.logprobs is None else TokenLogprobs(own[i], ids[i][: row.logprobs], tops[i][: row.logprobs])
+            for i, row in enumerate(params)
+        ]
+
+
+class Sampler:
+    """Holds the rows' parameters as arrays; ``set_rows`` when rows come, go or move, ``sample`` every step."""
+
+    def __init__(self) -> None:
+        self.set_rows([])
+
+    def set_rows(self, params: Sequence[SamplingParams]) -> None:
+        self._params = list(params)
+        temperatures = [row.temperature for row in params]
+        self._greedy = [temperature == 0 for temperature in temperatures]
+        self._all_greedy = all(self._greedy)
+        self._top_logprobs = max((row.logprobs for row in params if row.logprobs is not None), default=None)
+        if self._all_greedy:
+            return
+        self._seeds = np.array([row.seed for row in params], dtype=np.uint64)
+        self._greedy_rows = mx.array(self._greedy) if any(self._greedy) else None
+        self._temperature = _column(
+            [1.0 if greedy else t for greedy, t in zip(self._greedy, temperatures, strict=True)]
+        )
+        sampled = [row for row in params if row.temperature > 0]
+        self._top_k = [row.top_k for row in params] if any(row.top_k for row in sampled) else None
+        self._top_p = _column([row.top_p for row in params]) if any(row.top_p < 1 for row in sampled) else None
+        self._min_p = _column([row.min_p for row in params]) if any(row.min_p > 0 for row in sampled) else None
+
+    def sample(self, logits: mx.array, generated: Sequence[int]) -> Sampled:
+        """Args:
+        logits: [rows, vocabulary], any float type.
+        generated: how many tokens each row has generated before this one.
+        """
+        tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+        if not self._all_greedy:
+            drawn = self._draw(logits.astype(mx.float32), generated)
+            tokens = drawn if self._greedy_rows is None else mx.where(self._greedy_rows, tokens, drawn)
+        if self._top_logprobs is None:
+            return Sampled(tokens)
+        return _with_logprobs(logits.astype(mx.float32), tokens, self._top_logprobs)
+
+    def _draw(self, logits: mx.array, generated: Sequence[int]) -> mx.array:
+        scaled = logits / self._temperature
+        threshold = self._threshold(scaled)
+        if threshold is not None:
+            scaled = mx.where(scaled >= threshold, scaled, -mx.inf)
+        cumulative = mx.cumsum(mx.softmax(scaled, axis=-1), axis=-1)
+        point = mx.array(uniform(self._seeds, generated))[:, None] * cumulative[:, -1:]
+        # The first token whose cumulative probability exceeds the point: it has a probability of its own.
+        return mx.argmax(cumulative > point, axis=-1).astype(mx.int32)
+
+    def _threshold(self, scaled: mx.array) -> mx.array | None:
+        """The smallest logit that each row's filters keep, [rows, 1]. Ties with it are kept."""
+        if self._top_k is None and self._top_p is None:
+            if self._min_p is None:
+                return None
+            return mx.max(scaled, axis=-1, keepdims=True) + mx.log(self._min_p)
+        vocabulary = scaled.shape[-1]
+        ascending = mx.sort(scaled, axis=-1)
+        lowest = None
+        if self._top_k is not None:
+            first = [vocabulary - min(k, vocabulary) if k else 0 for k in self._top_k]
+            lowest = mx.take_along_axis(ascending, mx.array(first)[:, None], axis=-1)
+        if self._top_p is not None:
+            kept = ascending if lowest is None else mx.where(ascending >= lowest, ascending, -mx.inf)
+            cumulative = mx.cumsum(mx.softmax(kept, axis=-1), axis=-1)
+            inside = cumulative > (1 - self._top_p) * cumulative[:, -1:]
+            nucleus = mx.take_along_axis(kept, mx.argmax(inside, axis=-1, keepdims=True), axis=-1)
+            lowest = nucleus if lowest is None else mx.maximum(lowest, nucleus)
+        if self._min_p is not None and lowest is not None:
+            lowest = mx.maximum(lowest, ascending[:, -1:] + mx.log(self._min_p))
+        return lowest
+
+
+def uniform(seeds: Seeds, counters: Sequence[int]) -> npt.NDArray[np.float32]:
+    """One float32 in [0, 1) per (seed, counter): the SplitMix64 finaliser (Steele et al., 2014) over both."""
+    with np.errstate(over="ignore"):
+        x = _mix(seeds + np.uint64(0x9E3779B97F4A7C15))
+        x = _mix(x + np.asarray(counters, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    draws: npt.NDArray[np.float32] = (x >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return draws
+
+
+def _mix(x: Seeds) -> Seeds:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _column(values: Sequence[float]) -> mx.array:
+    return mx.array(list(values), dtype=mx.float32)[:, None]
+
+
+def _with_logprobs(logits: mx.array, tokens: mx.array, count: int) -> Sampled:
+    normaliser = mx.logsumexp(logits, axis=-1, keepdims=True)
+    own = mx.take_along_axis(logits, tokens[:, None], axis=-1) - normaliser
+    if count == 0:
+        return Sampled(tokens, own[:, 0])
+    count = min(count, logits.shape[-1])
+    top = mx.argpartition(-logits, count - 1, axis=-1)[:, :count]
+    values = mx.take_along_axis(logits, top, axis=-1)
+    order = mx.argsort(-values, axis=-1)
+    top = mx.take_along_axis(top, order, axis=-1)
+    return Sampled(tokens, own[:, 0], top, mx.take_along_axis(values, order, axis=-1) - normaliser)

@@ -1,0 +1,100 @@
+"""Starts, watches and ends one engine process from the API process.
+
+Its stderr is logged line by line, and the last lines are kept: a dead child's last words reach the user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from quince.engine.messages import EngineConfig
+
+logger = logging.getLogger(__name__)
+
+LAST_WORDS_LINES = 20
+STOP_TIMEOUT = 5.0
+ENGINE_COMMAND = (sys.executable, "-m", "quince.engine.process")
+
+
+class ChildProcess:
+    """One life of an engine process. ``command`` reads an EngineConfig from its stdin and ends when that closes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS_LINES)
+        self._reader = asyncio.create_task(self._read_stderr(), name=f"engine-{process.pid}-stderr")
+
+    @classmethod
+    async def start(cls, config: EngineConfig, command: Sequence[str] = ENGINE_COMMAND) -> ChildProcess:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is for the API process, which drains first
+        )
+        child = cls(process)
+        assert process.stdin is not None
+        # A child that dies at once is seen by wait(), not here.
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(msgspec.json.encode(config) + b"\n")
+            await process.stdin.drain()
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> str:
+        """Wait for the end; tells how it ended, in words."""
+        code = await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        last = self._last_words[-1] if self._last_words else ""
+        return f"the engine process {how}" + (f": {last}" if last else "")
+
+    async def stop(self) -> None:
+        """Close its stdin, which ends it; kill it if that does not."""
+        if self._process.returncode is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT)
+            except TimeoutError:
+                self.kill()
+                await self._process.wait()
+        await self._reader
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        async for line in _lines(self._process.stderr):
+            self._last_words.append(line)
+            logger.info("engine %d: %s", self.pid, line)
+
+
+async def _lines(stream: asyncio.StreamReader) -> collections.abc.AsyncIterator[str]:
+    """Lines of any length and encoding; an overlong one comes in pieces."""
+    while True:
+        try:
+            raw = await stream.readuntil(b"\n")
+        except asyncio.IncompleteReadError as end:
+            raw = end.partial
+        except asyncio.LimitOverrunError as overrun:
+            raw = await stream.readexactly(overrun.consumed)
+        if not raw:
+            return
+        text = raw.decode("utf-8", "replace").rstrip()
+        if text:
+            yield text

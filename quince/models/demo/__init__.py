@@ -1,0 +1,13 @@
+"""The embedded demo models: served when nothing is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CHAT = "quince-demo"
+
+
+def path(name: str) -> Path | None:
+    """The directory of an embedded model, None if there is none of that name."""
+    directory = Path(__file__).parent / name
+    return directory if name in (CHAT,) and directory.is_dir() else None

@@ -1,0 +1,25 @@
+"""How one request's tokens are chosen: the value that travels from the API to the sampler."""
+
+from __future__ import annotations
+
+import msgspec
+
+GREEDY = 0.0
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Complete: whoever builds it has filled in every default and drawn a seed if none was given.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 filter nothing. The filters apply after the
+    temperature, in the order top_k, top_p, min_p. The same ``seed`` gives the same tokens, alone or in a batch.
+    ``logprobs`` is how many alternatives to report beside each sampled token (0: only its own), None reports nothing.
+    """
+
+    max_tokens: int
+    temperature: float = GREEDY
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None

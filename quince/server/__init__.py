@@ -1,0 +1,1 @@
+"""The API process: routes that translate between wire formats and events. No MLX, no token loop."""

@@ -1,0 +1,64 @@
+"""What routes share: the server's state, request ids, and working only as long as the client is there."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from fastapi import Depends, Request
+from starlette.responses import Response
+
+from quince.config import ServeConfig
+from quince.models.manager import ModelManager
+from quince.server.sse import wait_disconnect
+
+T = TypeVar("T")
+
+REQUEST_ID_HEADER = "X-Request-Id"
+
+
+@dataclass(frozen=True)
+class ServerState:
+    config: ServeConfig
+    manager: ModelManager
+
+
+def server_state(request: Request) -> ServerState:
+    state = request.app.state.server
+    assert isinstance(state, ServerState)
+    return state
+
+
+State = Annotated[ServerState, Depends(server_state)]
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def json_response(body: msgspec.Struct | dict[str, Any], *, status: int = 200, **headers: str) -> Response:
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json", headers=fields)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of ``work``, cancelled (and None) as soon as the client is gone."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(wait_disconnect(request.receive))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        finished = task.done()
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+    return task.result() if finished else None
+
+
+def client_closed() -> Response:
+    """What is returned to nobody: the client has left (nginx's code for it, seen in logs only)."""
+    return Response(status_code=499)

@@ -1,0 +1,1 @@
+"""Text to tokens and back: everything between the wire formats and the engine. Imports no MLX."""

@@ -1,0 +1,65 @@
+"""A model's tokenizer and chat template, as its publisher set them up."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quince.errors import InvalidRequest, ModelLoadError
+from quince.text.detokenizer import Detokenizer
+
+
+class Tokenizer:
+    """Loads from a local directory with transformers; never asks the network."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelLoadError if there is no usable tokenizer."""
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises installing PyTorch
+        from transformers import AutoTokenizer  # slow to import: not before a model is loaded
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise ModelLoadError(f"{path.name}: the tokenizer cannot be loaded: {error}") from error
+        if not self._tokenizer.is_fast:
+            raise ModelLoadError(f"{path.name}: only fast tokenizers (tokenizer.json) are supported")
+        self.eos_token_ids = _eos_token_ids(path, self._tokenizer.eos_token_id)
+        self.has_chat_template = bool(self._tokenizer.chat_template)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
+            raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
+
+    def render_chat(self, messages: Sequence[dict[str, Any]], **template_kwargs: Any) -> str:
+        """The prompt text of a conversation. Raises what the template raises."""
+        return str(
+            self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **template_kwargs
+            )
+        )
+
+    def detokenizer(self) -> Detokenizer:
+        return Detokenizer(self._tokenizer.backend_tokenizer)
+
+
+def _eos_token_ids(path: Path, own: int | None) -> tuple[int, ...]:
+    """Every token that ends an answer, from the generation config, the model config and the tokenizer."""
+    ids = set() if own is None else {own}
+    for name in ("generation_config.json", "config.json"):
+        value = read_json(path / name).get("eos_token_id")
+        ids.update([value] if isinstance(value, int) else value or [])
+    return tuple(sorted(ids))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty if there is no such file or it holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
