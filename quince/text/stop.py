@@ -8,8 +8,9 @@ from collections.abc import Sequence
 class StopStrings:
     """Passes text through until one of ``stops`` occurs in it.
 
-    Text that may be the beginning of a stop string is held back until it is known not to be one. The earliest match
-    wins; of several at one place, any does, since the text before it is the same.
+    Text that may be the beginning of a stop string is held back until it is known not to be one. The stop string that
+    is complete first wins, the longest of several that end at one place: so the result is the same however the text
+    is cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -22,11 +23,11 @@ class StopStrings:
         if not self._stops:
             return text
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.matched = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

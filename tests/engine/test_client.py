@@ -1,0 +1,188 @@
+"""The API process's side over a real process that speaks the protocol and has no model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from quince.engine.client import EngineClient, EngineLimits, EngineState
+from quince.engine.ipc import SocketDirectory
+from quince.engine.messages import EngineConfig, FinishReason, Output
+from quince.errors import EngineError, EngineUnavailable, QueueFull, QueueTimeout
+from quince.sampling import SamplingParams
+
+COMMAND = (sys.executable, "-m", "tests.engine.fake_engine")
+SAMPLING = SamplingParams(max_tokens=10)
+ANSWER, DIE, HANG, NEVER_START, FAIL = [1, 7, 8], [2], [3], [4], [5]
+
+
+@asynccontextmanager
+async def running(
+    model: str = "fake", *, queue_size: int = 2, queue_timeout: float = 20, engine_timeout: float = 20
+) -> AsyncIterator[EngineClient]:
+    sockets = SocketDirectory()
+    limits = EngineLimits(
+        max_running_requests=1, queue_size=queue_size, queue_timeout=queue_timeout, engine_timeout=engine_timeout
+    )
+    config = EngineConfig(address="e", model_path=model, max_running_requests=1, prefill_chunk_size=16)
+    client = EngineClient(config, limits, sockets, COMMAND)
+    client.start()
+    try:
+        yield client
+    finally:
+        await client.stop()
+        sockets.close()
+        assert not sockets.path.exists()
+
+
+async def ask(client: EngineClient, prompt: list[int], name: str = "r") -> list[Output]:
+    return [output async for outputs in client.generate(name, prompt, SAMPLING) for output in outputs]
+
+
+async def until(client: EngineClient, state: EngineState) -> None:
+    async with asyncio.timeout(20):
+        while client.state is not state:
+            await asyncio.sleep(0.01)
+
+
+async def test_outputs_come_in_order_and_end() -> None:
+    async with running() as client:
+        outputs = await ask(client, ANSWER)
+        assert [token for output in outputs for token in output.token_ids] == ANSWER
+        assert outputs[0].started
+        assert outputs[-1].finish_reason is FinishReason.LENGTH
+        assert client.num_requests == 0
+
+
+async def test_the_first_request_waits_for_the_load() -> None:
+    async with running() as client:
+        assert client.state is EngineState.LOADING
+        assert (await client.wait_ready()).model_type == "fake"
+        assert client.state is EngineState.READY
+
+
+async def test_death_fails_open_requests_with_the_last_words_and_the_engine_comes_back() -> None:
+    async with running() as client:
+        await client.wait_ready()
+        first = client.pid
+        with pytest.raises(EngineUnavailable, match="out of memory, says the fake"):
+            await ask(client, DIE)
+        with pytest.raises(EngineUnavailable) as refused:
+            await client.wait_ready()
+        assert refused.value.retry_after is not None
+        await until(client, EngineState.READY)
+        assert client.pid != first
+        assert client.restarts == 1
+        assert client.last_error is not None and "exited with code 3" in client.last_error
+        assert len(await ask(client, ANSWER)) == 4
+
+
+async def test_a_killed_engine_is_named_by_its_signal() -> None:
+    async with running() as client:
+        await client.wait_ready()
+        assert client.pid is not None
+        waiting = asyncio.create_task(ask(client, NEVER_START))
+        await asyncio.sleep(0.1)
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(EngineUnavailable, match="killed by signal 9"):
+            await waiting
+
+
+async def test_a_hung_engine_is_killed_and_replaced() -> None:
+    async with running(engine_timeout=0.5) as client:
+        await client.wait_ready()
+        with pytest.raises(EngineUnavailable):
+            await ask(client, HANG)
+        await until(client, EngineState.READY)
+        assert client.restarts == 1
+
+
+async def test_an_idle_engine_is_left_alone() -> None:
+    async with running(engine_timeout=0.2) as client:
+        await ask(client, ANSWER)
+        await asyncio.sleep(1.0)
+        assert client.restarts == 0
+        assert len(await ask(client, ANSWER)) == 4
+
+
+async def test_a_model_that_cannot_load_says_why_and_is_tried_again() -> None:
+    async with running("broken") as client:
+        await until(client, EngineState.RESTARTING)
+        assert client.reason == "broken: no such model"
+        with pytest.raises(EngineUnavailable, match="no such model"):
+            await ask(client, ANSWER)
+
+
+async def test_a_failed_request_leaves_the_engine_alone() -> None:
+    async with running() as client:
+        with pytest.raises(EngineError, match="refused by the fake"):
+            await ask(client, FAIL)
+        assert client.restarts == 0
+
+
+async def test_the_queue_is_bounded() -> None:
+    async with running(queue_size=2) as client:
+        await client.wait_ready()
+        waiting = [asyncio.create_task(ask(client, NEVER_START, f"w{n}")) for n in range(3)]
+        await asyncio.sleep(0.1)
+        assert client.num_waiting == 3
+        with pytest.raises(QueueFull) as refused:
+            await ask(client, ANSWER)
+        assert refused.value.retry_after == 1
+        client.abort()
+        ends = [(await task)[-1].finish_reason for task in waiting]
+        assert ends == [FinishReason.ABORT] * 3
+        assert client.num_requests == 0
+
+
+async def test_a_request_does_not_wait_for_ever() -> None:
+    async with running(queue_timeout=0.3) as client:
+        async with asyncio.timeout(20):
+            while client.state is not EngineState.READY:
+                await asyncio.sleep(0.01)
+        with pytest.raises(QueueTimeout):
+            await ask(client, NEVER_START)
+        assert client.num_requests == 0
+
+
+async def test_leaving_aborts() -> None:
+    async with running() as client:
+        task = asyncio.create_task(ask(client, NEVER_START))
+        await client.wait_ready()
+        while client.stats.waiting == 0:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        async with asyncio.timeout(5):
+            while client.stats.waiting:
+                await asyncio.sleep(0.01)
+        assert client.num_requests == 0
+
+
+async def test_abort_by_id_names_what_it_found() -> None:
+    async with running() as client:
+        task = asyncio.create_task(ask(client, NEVER_START, "mine"))
+        while client.stats.waiting == 0:
+            await asyncio.sleep(0.01)
+        assert client.abort(["other"]) == []
+        assert client.abort(["mine", "other"]) == ["mine"]
+        assert (await task)[-1].finish_reason is FinishReason.ABORT
+
+
+async def test_stop_ends_the_process_and_what_is_open() -> None:
+    async with running() as client:
+        await client.wait_ready()
+        pid = client.pid
+        task = asyncio.create_task(ask(client, NEVER_START))
+        await asyncio.sleep(0.1)
+        await client.stop()
+        with pytest.raises(EngineUnavailable, match="shutting down"):
+            await task
+        assert pid is not None
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -1,0 +1,205 @@
+"""Scenarios: what the scheduler hands out, step by step, without MLX."""
+
+from __future__ import annotations
+
+import time
+
+from quince.engine.batch import Batch, SampledToken
+from quince.engine.messages import FinishReason, Output
+from quince.engine.request import Request, RequestStatus
+from quince.engine.scheduler import Scheduler
+from quince.sampling import SamplingParams
+
+
+def make(*, running: int = 4, chunk: int = 100) -> Scheduler:
+    return Scheduler(max_running_requests=running, prefill_chunk_size=chunk)
+
+
+def request(name: str, prompt: int, *, max_tokens: int = 3, stop: int | None = None) -> Request:
+    stops = () if stop is None else (stop,)
+    return Request(name, list(range(prompt)), SamplingParams(max_tokens=max_tokens, stop_token_ids=stops))
+
+
+class FakeRunner:
+    """Keeps the rows a runner would keep, checks that they are used as promised, and answers one step late."""
+
+    def __init__(self) -> None:
+        self.prefilled: dict[str, int] = {}
+        self.rows: dict[str, int] = {}
+        self.in_flight: list[SampledToken] = []
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        for name in batch.free:
+            assert (name in self.prefilled) != (name in self.rows), f"{name} is freed but has no rows"
+            self.prefilled.pop(name, None)
+            self.rows.pop(name, None)
+        for row in batch.join:
+            assert row.request_id not in self.rows
+            self.prefilled.pop(row.request_id, None)
+            self.rows[row.request_id] = 0
+        for chunk in batch.prefill:
+            assert self.prefilled.get(chunk.request_id, 0) == chunk.start
+            self.prefilled[chunk.request_id] = chunk.start + len(chunk.token_ids)
+        assert len(batch.prefill) <= 1 or all(chunk.start == 0 for chunk in batch.prefill)
+        done, self.in_flight = self.in_flight, [SampledToken(name, 1000 + n) for name, n in self.rows.items()]
+        for name in self.rows:
+            self.rows[name] += 1
+        return done
+
+    @property
+    def held(self) -> int:
+        return len(self.prefilled) + len(self.rows)
+
+
+def step(scheduler: Scheduler, runner: FakeRunner) -> list[Output]:
+    return scheduler.update(runner.run(scheduler.schedule()))
+
+
+def run_out(scheduler: Scheduler, runner: FakeRunner) -> list[Output]:
+    outputs: list[Output] = []
+    for _ in range(1000):
+        if not scheduler.has_work():
+            return outputs
+        outputs += step(scheduler, runner)
+    raise AssertionError("never done")
+
+
+def tokens_of(outputs: list[Output], name: str) -> list[int]:
+    return [token for output in outputs if output.request_id == name for token in output.token_ids]
+
+
+def test_first_come_first_served_within_the_limit() -> None:
+    scheduler = make(running=2)
+    for name in "abc":
+        scheduler.add(request(name, 5))
+    assert [chunk.request_id for chunk in scheduler.schedule().prefill] == ["a", "b"]
+    assert (scheduler.num_running, scheduler.num_waiting) == (2, 1)
+
+
+def test_a_request_starts_once_and_ends_once() -> None:
+    scheduler, runner = make(), FakeRunner()
+    scheduler.add(request("a", 5, max_tokens=3))
+    outputs = run_out(scheduler, runner)
+    assert [output.started for output in outputs] == [True, False, False, False]
+    assert tokens_of(outputs, "a") == [1000, 1001, 1002]
+    assert [output.finish_reason for output in outputs][-1] is FinishReason.LENGTH
+    assert runner.held == 0
+
+
+def test_prompts_that_fit_one_rectangle_are_prefilled_together_padding_counted() -> None:
+    scheduler = make(chunk=100)
+    for name, length in (("a", 41), ("b", 11), ("c", 41)):  # 40 and 10 and 40 to prefill
+        scheduler.add(request(name, length))
+    assert [chunk.request_id for chunk in scheduler.schedule().prefill] == ["a", "b"]
+
+
+def test_a_long_prompt_goes_alone_in_chunks() -> None:
+    scheduler, runner = make(chunk=100), FakeRunner()
+    scheduler.add(request("long", 251))
+    scheduler.add(request("short", 5))
+    sizes = []
+    for _ in range(4):
+        batch = scheduler.schedule()
+        sizes.append([(chunk.request_id, len(chunk.token_ids)) for chunk in batch.prefill])
+        scheduler.update(runner.run(batch))
+    assert sizes == [[("long", 100)], [("long", 100)], [("long", 50)], [("short", 4)]]
+
+
+def test_a_prompt_of_one_token_needs_no_prefill() -> None:
+    scheduler, runner = make(), FakeRunner()
+    scheduler.add(request("a", 1, max_tokens=1))
+    outputs = run_out(scheduler, runner)
+    assert tokens_of(outputs, "a") == [1000]
+
+
+def test_a_stop_token_ends_the_request_and_drops_what_is_in_flight() -> None:
+    scheduler, runner = make(), FakeRunner()
+    scheduler.add(request("a", 5, max_tokens=50, stop=1002))
+    outputs = run_out(scheduler, runner)
+    assert tokens_of(outputs, "a") == [1000, 1001, 1002]
+    assert outputs[-1].finish_reason is FinishReason.STOP
+    assert runner.held == 0
+
+
+def test_abort_in_every_phase_frees_at_once() -> None:
+    for steps in range(8):
+        scheduler, runner = make(running=2, chunk=20), FakeRunner()
+        for name in ("bystander", "victim", "queued"):
+            scheduler.add(request(name, 51, max_tokens=4))
+        outputs = []
+        for _ in range(steps):
+            outputs += step(scheduler, runner)
+        scheduler.abort(["victim", "unknown"])
+        outputs += run_out(scheduler, runner)
+        victim = [output.finish_reason for output in outputs if output.request_id == "victim"]
+        assert victim[-1] is FinishReason.ABORT
+        assert tokens_of(outputs, "bystander") == [1000, 1001, 1002, 1003]
+        assert tokens_of(outputs, "queued") == [1000, 1001, 1002, 1003]
+        assert runner.held == 0
+
+
+def test_abort_of_a_finished_request_is_ignored() -> None:
+    scheduler, runner = make(), FakeRunner()
+    scheduler.add(request("a", 5, max_tokens=1))
+    run_out(scheduler, runner)
+    scheduler.abort(["a"])
+    assert not scheduler.has_work()
+
+
+def test_a_failed_step_ends_what_ran_and_keeps_what_waits() -> None:
+    scheduler, runner = make(running=1), FakeRunner()
+    failed, waits = request("failed", 5), request("waits", 5)
+    scheduler.add(failed)
+    scheduler.add(waits)
+    step(scheduler, runner)
+    outputs = scheduler.fail_running("out of memory")
+    assert [(output.request_id, output.error) for output in outputs] == [("failed", "out of memory")]
+    assert (failed.status, waits.status) == (RequestStatus.FINISHED_ERROR, RequestStatus.WAITING)
+    assert tokens_of(run_out(scheduler, FakeRunner()), "waits") == [1000, 1001, 1002]
+
+
+def test_the_cost_of_a_step_does_not_grow_with_the_queue() -> None:
+    """Counted in touched requests, not in time: schedule looks at the head of the queue only."""
+
+    class Counting(Request):
+        __slots__ = ()
+        looks = 0
+
+        @property
+        def num_to_prefill(self) -> int:
+            Counting.looks += 1
+            return len(self.prompt_token_ids) - 1 - self.num_prefilled
+
+    looks = []
+    for waiting in (10, 1000):
+        scheduler, runner = make(running=2), FakeRunner()
+        for index in range(waiting):
+            scheduler.add(Counting(str(index), [1, 2, 3], SamplingParams(max_tokens=5)))
+        step(scheduler, runner)
+        Counting.looks = 0
+        step(scheduler, runner)
+        looks.append(Counting.looks)
+    assert looks[0] == looks[1]
+
+
+def test_random_timelines_keep_the_invariants() -> None:
+    import random
+
+    for seed in range(50):
+        rng = random.Random(seed)
+        scheduler, runner = make(running=3, chunk=16), FakeRunner()
+        names = [f"r{i}" for i in range(20)]
+        pending = [request(n, rng.randint(1, 40), max_tokens=rng.randint(1, 6), stop=1003) for n in names]
+        outputs: list[Output] = []
+        deadline = time.monotonic() + 30
+        while pending or scheduler.has_work():
+            assert time.monotonic() < deadline
+            if pending and rng.random() < 0.5:
+                scheduler.add(pending.pop())
+            if rng.random() < 0.1:
+                scheduler.abort([rng.choice(names)])
+            outputs += step(scheduler, runner)
+            assert runner.held <= 3
+        ends = [output.request_id for output in outputs if output.finish_reason is not None]
+        assert sorted(ends) == sorted(names)
+        assert runner.held == 0

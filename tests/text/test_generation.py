@@ -1,0 +1,133 @@
+"""The stream of events over a scripted engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from quince.engine.messages import FinishReason, Output, Ready
+from quince.errors import ContextLengthExceeded, InvalidRequest
+from quince.sampling import SamplingParams
+from quince.text.events import Event, Finished, StopReason, TextDelta, Usage
+from quince.text.generation import GenerationParams, SamplingDefaults, TextGenerator
+from quince.text.tokenizer import Tokenizer
+
+
+class ScriptedEngine:
+    """Answers every request with the tokens of ``text``, ``per_step`` at a time; remembers what it was asked."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str, *, per_step: int = 1, eos: bool = True) -> None:
+        self._ids = tokenizer.encode(text, add_special_tokens=False) + ([tokenizer.eos_token_ids[0]] if eos else [])
+        self._per_step = per_step
+        self.sampling: SamplingParams | None = None
+        self.closed = False
+
+    async def wait_ready(self) -> Ready:
+        return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
+
+    async def generate(
+        self, request_id: str, prompt: list[int], sampling: SamplingParams
+    ) -> AsyncGenerator[list[Output], None]:
+        self.sampling = sampling
+        stops = set(sampling.stop_token_ids)
+        try:
+            outputs = [Output(request_id, started=True)]
+            for count, token in enumerate(self._ids[: sampling.max_tokens], 1):
+                reason = FinishReason.STOP if token in stops else None
+                if reason is None and count == sampling.max_tokens:
+                    reason = FinishReason.LENGTH
+                outputs.append(Output(request_id, [token], reason))
+                if len(outputs) >= self._per_step or reason:
+                    yield outputs
+                    outputs = []
+                if reason:
+                    return
+        finally:
+            self.closed = True
+
+
+async def answer(
+    tokenizer: Tokenizer, text: str, *, per_step: int = 1, **params: object
+) -> tuple[list[Event], ScriptedEngine]:
+    engine = ScriptedEngine(tokenizer, text, per_step=per_step)
+    generator = TextGenerator(engine, tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    events = [event async for event in generator.complete("r", [1, 2, 3], GenerationParams(**params))]  # type: ignore[arg-type]
+    return events, engine
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+@pytest.mark.parametrize("per_step", [1, 3, 1000])
+async def test_text_then_the_reason_and_the_usage(tokenizer: Tokenizer, per_step: int) -> None:
+    events, _ = await answer(tokenizer, "Hello, wörld! 👋", per_step=per_step)
+    assert text_of(events) == "Hello, wörld! 👋"
+    count = len(tokenizer.encode("Hello, wörld! 👋", add_special_tokens=False)) + 1
+    assert events[-1] == Finished(StopReason.STOP, Usage(3, count))
+    if per_step == 1000:
+        assert len(events) == 2, "a slow reader gets one delta"
+
+
+@pytest.mark.parametrize("per_step", [1, 4])
+async def test_a_stop_string_ends_the_answer_and_the_request(tokenizer: Tokenizer, per_step: int) -> None:
+    events, engine = await answer(tokenizer, "one two three four", per_step=per_step, stop=["o th"])
+    assert text_of(events) == "one tw"
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason is StopReason.STOP
+    assert events[-1].usage.completion_tokens < len(tokenizer.encode("one two three four", add_special_tokens=False))
+    assert engine.closed
+
+
+async def test_usage_does_not_depend_on_how_the_outputs_came(tokenizer: Tokenizer) -> None:
+    ends = [(await answer(tokenizer, "one two three four", per_step=n, stop=["three"]))[0][-1] for n in (1, 2, 50)]
+    assert ends[0] == ends[1] == ends[2]
+
+
+async def test_max_tokens_is_cut_to_the_context(tokenizer: Tokenizer) -> None:
+    _, engine = await answer(tokenizer, "x", max_tokens=10**9)
+    assert engine.sampling is not None
+    assert engine.sampling.max_tokens == 97
+
+
+async def test_length(tokenizer: Tokenizer) -> None:
+    events, _ = await answer(tokenizer, "one two three four", max_tokens=2)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason is StopReason.LENGTH
+    assert events[-1].usage == Usage(3, 2)
+
+
+async def test_defaults_fill_what_is_left_out(tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(tokenizer, "x")
+    defaults = SamplingDefaults(max_tokens=7, temperature=0.4, top_p=0.8, top_k=5, min_p=0.1)
+    generator = TextGenerator(engine, tokenizer, defaults)  # type: ignore[arg-type]
+    [_ async for _ in generator.complete("r", [1], GenerationParams(top_k=0, seed=-1))]
+    sampling = engine.sampling
+    assert sampling is not None
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.4, 0.8)
+    assert (sampling.top_k, sampling.min_p, sampling.seed) == (0, 0.1, 2**64 - 1)
+
+
+async def test_two_requests_without_a_seed_draw_different_ones(tokenizer: Tokenizer) -> None:
+    seeds = {(await answer(tokenizer, "x"))[1].sampling.seed for _ in range(5)}  # type: ignore[union-attr]
+    assert len(seeds) == 5
+
+
+async def test_a_prompt_without_room_for_an_answer_is_refused(tokenizer: Tokenizer) -> None:
+    generator = TextGenerator(ScriptedEngine(tokenizer, "x"), tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    with pytest.raises(ContextLengthExceeded, match="100 tokens"):
+        [_ async for _ in generator.complete("r", [1] * 100, GenerationParams())]
+
+
+@pytest.mark.parametrize("prompt", [[], [4096], [-1]])
+async def test_impossible_token_ids_are_refused(tokenizer: Tokenizer, prompt: list[int]) -> None:
+    generator = TextGenerator(ScriptedEngine(tokenizer, "x"), tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest):
+        [_ async for _ in generator.complete("r", prompt, GenerationParams())]
+
+
+async def test_lone_surrogates_are_refused(tokenizer: Tokenizer) -> None:
+    generator = TextGenerator(ScriptedEngine(tokenizer, "x"), tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest):
+        [_ async for _ in generator.complete("r", "a\ud800b", GenerationParams())]
