@@ -10,7 +10,5 @@ def setup(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
-    # One line per request is logged by the server itself.
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    for noisy in ("asyncio", "httpx", "transformers"):
+    for noisy in ("asyncio", "httpx", "transformers", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

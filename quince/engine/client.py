@@ -265,6 +265,7 @@ class EngineClient:
                     self._deliver(step)
                 case Ready() as ready:
                     self.ready = ready
+                    logger.info("%s is ready on %s", self._config.model_path, ready.device)
                     await self._set_state(EngineState.READY, "ready")
                 case LoadFailed(message):
                     return message

@@ -49,18 +49,15 @@ class Sampler:
 
     def set_rows(self, params: Sequence[SamplingParams]) -> None:
         self._params = list(params)
-        temperatures = [row.temperature for row in params]
-        self._greedy = [temperature == 0 for temperature in temperatures]
-        self._all_greedy = all(self._greedy)
+        greedy = [row.greedy for row in params]
+        self._all_greedy = all(greedy)
         self._top_logprobs = max((row.logprobs for row in params if row.logprobs is not None), default=None)
         if self._all_greedy:
             return
         self._seeds = np.array([row.seed for row in params], dtype=np.uint64)
-        self._greedy_rows = mx.array(self._greedy) if any(self._greedy) else None
-        self._temperature = _column(
-            [1.0 if greedy else t for greedy, t in zip(self._greedy, temperatures, strict=True)]
-        )
-        sampled = [row for row in params if row.temperature > 0]
+        self._greedy_rows = mx.array(greedy) if any(greedy) else None
+        self._temperature = _column([1.0 if row.greedy else row.temperature for row in params])
+        sampled = [row for row in params if not row.greedy]
         self._top_k = [row.top_k for row in params] if any(row.top_k for row in sampled) else None
         self._top_p = _column([row.top_p for row in params]) if any(row.top_p < 1 for row in sampled) else None
         self._min_p = _column([row.min_p for row in params]) if any(row.min_p > 0 for row in sampled) else None
@@ -103,8 +100,11 @@ class Sampler:
         if self._top_p is not None:
             kept = ascending if lowest is None else mx.where(ascending >= lowest, ascending, -mx.inf)
             cumulative = mx.cumsum(mx.softmax(kept, axis=-1), axis=-1)
-            inside = cumulative > (1 - self._top_p) * cumulative[:, -1:]
+            # A token is kept if those above it do not reach top_p yet: so the largest always is.
+            total = cumulative[:, -1:]
+            inside = total - cumulative < self._top_p * total
             nucleus = mx.take_along_axis(kept, mx.argmax(inside, axis=-1, keepdims=True), axis=-1)
+            nucleus = mx.where(self._top_p < 1, nucleus, -mx.inf)
             lowest = nucleus if lowest is None else mx.maximum(lowest, nucleus)
         if self._min_p is not None and lowest is not None:
             lowest = mx.maximum(lowest, ascending[:, -1:] + mx.log(self._min_p))

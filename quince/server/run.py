@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
+import signal
 import socket
 
 import uvicorn
@@ -34,8 +34,10 @@ def serve(config: ServeConfig) -> None:
             timeout_graceful_shutdown=max(1, int(config.drain_timeout)),
         )
         server = uvicorn.Server(settings)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has stopped
-            server.run(sockets=[listener])
+        # uvicorn raises the signal that stopped it again, once it has restored these.
+        for stop_signal in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop_signal, lambda *_: None)
+        server.run(sockets=[listener])
     logger.info("stopped")
 
 

@@ -53,7 +53,7 @@ def test_top_k_keeps_exactly_the_k_largest(logits: mx.array, k: int) -> None:
     assert len(seen) >= min(k, 10)
 
 
-@pytest.mark.parametrize("p", [0.01, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("p", [1e-30, 1e-10, 0.01, 0.3, 0.7, 0.95])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(logits: mx.array, p: float) -> None:
     probabilities = np.array(mx.softmax(logits))
     order = np.argsort(-probabilities)
@@ -101,6 +101,11 @@ def test_uniform_is_uniform_and_independent_of_its_neighbours() -> None:
     assert np.abs(np.histogram(values, 20, (0, 1))[0] / 5000 - 1).max() < 0.1
     steps = uniform(np.full(100_000, 7, dtype=np.uint64), list(range(100_000)))
     assert abs(np.corrcoef(steps[:-1], steps[1:])[0, 1]) < 0.02
+
+
+def test_a_temperature_too_small_to_divide_by_is_greedy(logits: mx.array) -> None:
+    rows = [SamplingParams(max_tokens=1, temperature=t, seed=1) for t in (1e-45, 1e-38, 1e-6, 1e-4)]
+    assert sample(mx.broadcast_to(logits, (4, VOCABULARY)), rows) == [int(mx.argmax(logits))] * 4
 
 
 def test_large_seeds() -> None:

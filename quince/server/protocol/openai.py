@@ -37,6 +37,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
 }
 
+# More than any vocabulary, and still a small integer for the engine.
+MAX_TOP_K = 2**31 - 1
+
 Text = Annotated[str, Field(max_length=64 * 2**20)]
 
 
@@ -121,7 +124,7 @@ class _GenerationRequest(_Wire):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=None if self.top_k is None else max(self.top_k, 0),
+            top_k=None if self.top_k is None else min(max(self.top_k, 0), MAX_TOP_K),
             min_p=self.min_p,
             seed=self.seed,
             stop=stop,
