@@ -13,8 +13,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Complete: whoever builds it has filled in every default and drawn a seed if none was given.
 
     ``temperature`` 0 (or below GREEDY_BELOW) is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 filter nothing. The
-    filters apply after the temperature, in the order top_k, top_p, min_p. The same ``seed`` gives the same tokens, alone
-    or in a batch.
+    filters apply after the temperature, in the order top_k, top_p, min_p. The same ``seed`` gives the same tokens,
+    alone or in a batch.
     ``logprobs`` is how many alternatives to report beside each sampled token (0: only its own), None reports nothing.
     """
 

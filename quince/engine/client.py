@@ -22,7 +22,7 @@ from quince.engine.messages import (
     StepOutput,
 )
 from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
-from quince.errors import EngineError, EngineUnavailable, QueueFull, QueueTimeout, QuinceError
+from quince.errors import EngineError, EngineUnavailable, ModelLoadError, QueueFull, QueueTimeout, QuinceError
 from quince.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class EngineClient:
         self.ready: Ready | None = None
         self.stats = EngineStats()
         self.restarts = 0
-        self.last_error: str | None = None
+        self.last_error: EngineUnavailable | None = None
 
     # What the rest of the API process sees
 
@@ -143,7 +143,7 @@ class EngineClient:
         except TimeoutError:
             raise EngineUnavailable("the model is still loading", retry_after=5) from None
         if self.state is not EngineState.READY or self.ready is None:
-            raise EngineUnavailable(f"the model is {self.state.value}: {self.reason}", retry_after=2)
+            raise self._unavailable()
         return self.ready
 
     async def generate(
@@ -207,7 +207,7 @@ class EngineClient:
         ]
 
     async def stop(self) -> None:
-        """End the engine process and every request that is left."""
+        """End the engine process and every request that is left. May be called again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -222,13 +222,12 @@ class EngineClient:
             if time.monotonic() - started > STABLE_AFTER:
                 backoff = FIRST_BACKOFF
             logger.error("%s; restarting in %g s", reason, backoff)
-            self.last_error = reason
             await self._set_state(EngineState.RESTARTING, reason)
             self._fail_requests()
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
             self.restarts += 1
-            await self._set_state(EngineState.LOADING, "loading")
+            await self._set_state(EngineState.LOADING, f"loading again, after: {reason}")
 
     async def _live(self) -> str:
         """One life of the engine process, from its start to its end; returns why it ended."""
@@ -238,8 +237,10 @@ class EngineClient:
         receiver = asyncio.create_task(self._receive(self._socket), name="engine-receive")
         try:
             reason = await self._child.wait()
-            if receiver.done() and not receiver.cancelled():
-                reason = receiver.result() or reason
+            if receiver.done() and (load_error := receiver.result()):
+                self.last_error = ModelLoadError(f"the model cannot be loaded: {load_error}", retry_after=5)
+                return load_error
+            self.last_error = EngineUnavailable(f"the model is restarting: {reason}", retry_after=2)
             return reason
         finally:
             receiver.cancel()
@@ -302,7 +303,13 @@ class EngineClient:
         self.stats = EngineStats()
         for mailbox in self._mailboxes.values():
             if not mailbox.finished:
-                mailbox.fail(EngineUnavailable(f"the model is {self.state.value}: {self.reason}", retry_after=2))
+                mailbox.fail(self._unavailable())
+
+    def _unavailable(self) -> EngineUnavailable:
+        """Why no request can be served now."""
+        if self.state is EngineState.STOPPED or self.last_error is None:
+            return EngineUnavailable(self.reason, retry_after=2)
+        return type(self.last_error)(self.last_error.message, retry_after=self.last_error.retry_after)
 
     async def _set_state(self, state: EngineState, reason: str) -> None:
         async with self._changed:

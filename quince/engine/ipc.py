@@ -5,6 +5,7 @@ The socket lives in a directory that only its owner can enter (mode 0700), so no
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,10 +27,19 @@ class SocketDirectory:
         self.path = Path(tempfile.mkdtemp(prefix="quince-"))
 
     def address(self, name: str) -> str:
+        self.path.mkdir(mode=0o700, exist_ok=True)  # a dying engine removes it if it was the last
         return f"ipc://{self.path / name}"
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_socket(address: str) -> None:
+    """Clear up after an API process that died: the socket's file, and its directory if nothing else is in it."""
+    path = Path(address.removeprefix("ipc://"))
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 class EngineSocket:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from quince.engine.ipc import EngineSocket
+from quince.engine.ipc import EngineSocket, remove_socket
 from quince.engine.messages import Abort, AddRequest, EngineConfig, LoadFailed, Output, Ready, StepOutput
 from quince.errors import ModelLoadError
 
@@ -31,7 +31,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API process's to handle
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
-    threading.Thread(target=_exit_with_parent, name="parent-watch", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=[config.address], name="parent-watch", daemon=True).start()
     with EngineSocket(config.address) as socket:
         engine = _load(config, socket)
         if engine is None:
@@ -39,9 +39,10 @@ def main() -> None:
         engine.serve()
 
 
-def _exit_with_parent() -> None:
+def _exit_with_parent(address: str) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
+    remove_socket(address)
     os._exit(0)
 
 

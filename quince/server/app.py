@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,23 +23,12 @@ from quince.server.routes import chat, completions, models, operations
 logger = logging.getLogger(__name__)
 
 
-def create_app(config: ServeConfig) -> FastAPI:
-    """Raises UsageError if the configuration names a model that is not there."""
-    manager = ModelManager(config)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await manager.start()
-        try:
-            yield
-        finally:
-            await manager.stop()
-
+def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
+    """The application over a manager that whoever runs the application starts and stops."""
     app = FastAPIOffline(
         title="Quince",
         version=__version__,
         description="A model server for MLX.",
-        lifespan=lifespan,
     )
     app.state.server = ServerState(config, manager)
     for routes in (chat, completions, models, operations):
@@ -60,15 +47,32 @@ async def _on_quince_error(_: Request, error: Exception) -> Response:
     return _answer(error, error.status, headers)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> Response:
-    """The first thing that is wrong, by the name that the client used."""
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    """What is wrong, by the name that the client used."""
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = dict(error.errors()[0])
-    path = [str(part) for part in first["loc"] if part != "body"]
-    if first["type"] == "json_invalid":
-        return _answer(InvalidRequest(f"the body is not valid JSON: {first['ctx']['error']}"), 400)
-    name = ".".join(path) or None
-    return _answer(InvalidRequest(f"{name or 'body'}: {first['msg']}", param=name), 400)
+    if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+        return _answer(InvalidRequest("the body must be JSON, sent with 'Content-Type: application/json'"), 400)
+    # Of a union's several complaints, the deepest is about the branch that was meant.
+    deepest: dict[str, Any] = dict(max(error.errors(), key=lambda one: len(one["loc"])))
+    if deepest["type"] == "json_invalid":
+        return _answer(InvalidRequest(f"the body is not valid JSON: {deepest['ctx']['error']}"), 400)
+    name = _field_name(deepest, error.body)
+    message = deepest["msg"].removeprefix("Value error, ")
+    return _answer(InvalidRequest(f"{name or 'body'}: {message}", param=name), 400)
+
+
+def _field_name(error: dict[str, Any], body: Any) -> str | None:
+    """The path of a validation error without pydantic's names of union branches, which are nowhere in the body."""
+    path: list[str] = []
+    parts = [part for part in error["loc"] if part != "body"]
+    for part in parts:
+        in_list = isinstance(body, list) and isinstance(part, int) and part < len(body)
+        if in_list or (isinstance(body, dict) and part in body):
+            body = body[part]
+        elif error["type"] != "missing" or part is not parts[-1]:
+            continue
+        path.append(str(part))
+    return ".".join(path) or None
 
 
 async def _on_http_error(_: Request, error: Exception) -> Response:

@@ -1,48 +1,91 @@
-"""Runs the application on uvicorn: bind, serve, drain, stop."""
+"""Runs the application on uvicorn: bind, load, serve, drain, stop."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import logging
 import signal
 import socket
 
 import uvicorn
+import uvloop
 
 from quince import __version__
 from quince.config import ServeConfig
 from quince.errors import UsageError
+from quince.models.manager import ModelManager
 from quince.server.app import create_app
 
 logger = logging.getLogger("quince")
+
+# How long streams get to write their last event once their requests have been ended.
+GOODBYE = 2.0
 
 
 def serve(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C: no new connections, running requests get ``drain_timeout``, then the engines end.
 
-    A second Ctrl-C ends at once. Raises UsageError for an address that cannot be bound or a model that is not there.
+    A second Ctrl-C does not wait for requests. Raises UsageError for an address that cannot be bound or a model that
+    is not there, ModelLoadError for one without a usable tokenizer.
     """
-    app = create_app(config)
-    with bind(config.host, config.port) as listener:
-        host, port = listener.getsockname()[:2]
-        logger.info("Quince %s on http://%s:%d (docs: /docs)", __version__, host, port)
-        settings = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, int(config.drain_timeout)),
-        )
-        server = uvicorn.Server(settings)
-        # uvicorn raises the signal that stopped it again, once it has restored these.
-        for stop_signal in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(stop_signal, lambda *_: None)
-        server.run(sockets=[listener])
+    manager = ModelManager(config)
+    with (
+        bind(config.host, config.port) as listener,
+        contextlib.suppress(KeyboardInterrupt),  # Ctrl-C before the server has taken over the signals
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(config, manager, listener))
     logger.info("stopped")
 
 
+async def _serve(config: ServeConfig, manager: ModelManager, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    logger.info("Quince %s on http://%s:%d (docs: /docs)", __version__, host, port)
+    settings = uvicorn.Config(
+        create_app(config, manager),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(config.drain_timeout + GOODBYE) + 1,
+    )
+    await manager.start()
+    # uvicorn raises the signal that stopped it again, once it has restored these.
+    for stop_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop_signal, lambda *_: None)
+    try:
+        await _Server(settings, manager, config.drain_timeout).serve(sockets=[listener])
+    finally:
+        await manager.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, ending open streams with an error event instead of a cut connection."""
+
+    def __init__(self, config: uvicorn.Config, manager: ModelManager, drain_timeout: float) -> None:
+        super().__init__(config)
+        self._manager = manager
+        self._drain_timeout = drain_timeout
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_requests(self._drain_timeout))
+        try:
+            await super().shutdown(sockets)  # returns when all requests are done, or at a second Ctrl-C
+        finally:
+            ending.cancel()
+        await self._end_requests(0)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=GOODBYE)
+
+    async def _end_requests(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await self._manager.stop()
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, with the reason in one sentence if there can be none."""
+    """A bound socket, with the reason in one sentence if there can be none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -20,7 +20,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], template_kwargs: d
     if not tokenizer.has_chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
     try:
-        return tokenizer.render_chat([normalise(message) for message in messages], **template_kwargs)
+        return tokenizer.render_chat([normalise(message) for message in messages], template_kwargs)
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise InvalidRequest(f"the model's chat template refused the messages: {error}", param="messages") from error
 

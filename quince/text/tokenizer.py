@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -11,18 +12,23 @@ from typing import Any
 from quince.errors import InvalidRequest, ModelLoadError
 from quince.text.detokenizer import Detokenizer
 
+# One of these must be there; without any, transformers makes an empty tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tiktoken.model")
+
 
 class Tokenizer:
     """Loads from a local directory with transformers; never asks the network."""
 
     def __init__(self, path: Path) -> None:
         """Raises ModelLoadError if there is no usable tokenizer."""
+        if not any((path / name).is_file() for name in TOKENIZER_FILES):
+            raise ModelLoadError(f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises installing PyTorch
         from transformers import AutoTokenizer  # slow to import: not before a model is loaded
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except Exception as error:
             raise ModelLoadError(f"{path.name}: the tokenizer cannot be loaded: {error}") from error
         if not self._tokenizer.is_fast:
             raise ModelLoadError(f"{path.name}: only fast tokenizers (tokenizer.json) are supported")
@@ -35,13 +41,16 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
             raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
 
-    def render_chat(self, messages: Sequence[dict[str, Any]], **template_kwargs: Any) -> str:
-        """The prompt text of a conversation. Raises what the template raises."""
-        return str(
-            self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, **template_kwargs
-            )
-        )
+    def render_chat(self, messages: Sequence[dict[str, Any]], template_kwargs: dict[str, Any]) -> str:
+        """The prompt text of a conversation. Raises what the template raises.
+
+        ``template_kwargs`` are the template's own variables: a name that means something to transformers (another
+        template, say) is an InvalidRequest.
+        """
+        render = self._tokenizer.apply_chat_template
+        if taken := sorted(template_kwargs.keys() & inspect.signature(render).parameters.keys()):
+            raise InvalidRequest(f"chat_template_kwargs: '{taken[0]}' cannot be set", param="chat_template_kwargs")
+        return str(render(list(messages), tokenize=False, add_generation_prompt=True, **template_kwargs))
 
     def detokenizer(self) -> Detokenizer:
         return Detokenizer(self._tokenizer.backend_tokenizer)

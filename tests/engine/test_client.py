@@ -79,7 +79,7 @@ async def test_death_fails_open_requests_with_the_last_words_and_the_engine_come
         await until(client, EngineState.READY)
         assert client.pid != first
         assert client.restarts == 1
-        assert client.last_error is not None and "exited with code 3" in client.last_error
+        assert client.last_error is not None and "exited with code 3" in client.last_error.message
         assert len(await ask(client, ANSWER)) == 4
 
 

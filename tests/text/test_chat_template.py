@@ -36,11 +36,17 @@ def test_the_demo_template(tokenizer: Tokenizer) -> None:
     assert thinking.endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "conversation", "add_generation_prompt", "tools"])
+def test_template_kwargs_are_the_templates_own(tokenizer: Tokenizer, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        chat_template.render(tokenizer, [{"role": "user", "content": "x"}], {name: "{{ 1 }}"})
+
+
 def test_what_the_template_refuses_is_the_clients_fault() -> None:
     class Refusing:
         has_chat_template = True
 
-        def render_chat(self, messages: object, **kwargs: object) -> str:
+        def render_chat(self, messages: object, template_kwargs: object) -> str:
             from jinja2 import TemplateError
 
             raise TemplateError("roles must alternate")

@@ -28,7 +28,7 @@ async def health(state: State) -> Response:
             model.name: {
                 "state": model.engine.state.value,
                 "restarts": model.engine.restarts,
-                "last_error": model.engine.last_error,
+                "last_error": model.engine.last_error.message if model.engine.last_error else None,
             }
             for model in state.manager.models
         },
