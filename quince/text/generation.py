@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from quince.engine.client import EngineClient
@@ -51,7 +52,7 @@ class GenerationParams:
     seed: int | None = None
     stop: Sequence[str] = ()
     ignore_eos: bool = False
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class TextGenerator:
@@ -73,7 +74,7 @@ class TextGenerator:
 
         size = sum(len(str(message.get("content"))) for message in messages)
         prompt_token_ids = await _maybe_on_thread(tokenize, size)
-        async with aclosing(self.tokens(request_id, prompt_token_ids, params)) as events:
+        async with aclosing(self.tokens(request_id, prompt_token_ids, params, field="messages")) as events:
             async for event in events:
                 yield event
 
@@ -84,14 +85,15 @@ class TextGenerator:
         if isinstance(prompt, str):
             text = prompt
             prompt = await _maybe_on_thread(lambda: self._tokenizer.encode(text, add_special_tokens=True), len(prompt))
-        async with aclosing(self.tokens(request_id, prompt, params)) as events:
+        async with aclosing(self.tokens(request_id, prompt, params, field="prompt")) as events:
             async for event in events:
                 yield event
 
     async def tokens(
-        self, request_id: str, prompt_token_ids: list[int], params: GenerationParams
+        self, request_id: str, prompt_token_ids: list[int], params: GenerationParams, *, field: str
     ) -> AsyncGenerator[Event, None]:
-        sampling = await self._sampling(prompt_token_ids, params)
+        """Continue token ids; ``field`` is what the client calls them, for errors."""
+        sampling = await self._sampling(prompt_token_ids, params, field)
         answer = _Answer(self._tokenizer, sampling, params.stop, len(prompt_token_ids))
         async with aclosing(self._engine.generate(request_id, prompt_token_ids, sampling)) as batches:
             async for outputs in batches:
@@ -100,20 +102,20 @@ class TextGenerator:
                 if answer.finished:
                     return
 
-    async def _sampling(self, prompt_token_ids: list[int], params: GenerationParams) -> SamplingParams:
+    async def _sampling(self, prompt_token_ids: list[int], params: GenerationParams, field: str) -> SamplingParams:
         """Fill in the defaults and check the request against the loaded model."""
         ready = await self._engine.wait_ready()
         room = ready.max_model_len - len(prompt_token_ids)
         if not prompt_token_ids:
-            raise InvalidRequest("the prompt is empty", param="prompt")
+            raise InvalidRequest("the prompt is empty", param=field)
         if room < 1:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {ready.max_model_len} tokens, "
                 f"but the prompt has {len(prompt_token_ids)} tokens and leaves no room for an answer.",
-                param="messages",
+                param=field,
             )
         if max(prompt_token_ids) >= ready.vocab_size or min(prompt_token_ids) < 0:
-            raise InvalidRequest(f"token ids must be between 0 and {ready.vocab_size - 1}", param="prompt")
+            raise InvalidRequest(f"token ids must be between 0 and {ready.vocab_size - 1}", param=field)
         defaults = self._defaults
         wanted = _first(params.max_tokens, defaults.max_tokens, room)
         return SamplingParams(

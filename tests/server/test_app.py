@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,13 @@ def client() -> httpx2.AsyncClient:
         ({"messages": HI, "logprobs": True}, "logprobs"),
         ({"messages": HI, "response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": HI, "stream": "yes"}, "stream"),
+        ({"messages": HI, "model": "\ud83d"}, "model"),
+        ({"messages": HI, "stop": ["a", "\ud83d"]}, "stop.1"),
     ],
 )
 async def test_a_bad_field_is_named(client: httpx2.AsyncClient, body: dict[str, Any], param: str) -> None:
-    answer = await client.post("/v1/chat/completions", json=body)
+    content = json.dumps(body).encode()
+    answer = await client.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert answer.status_code == 400
     assert (error["type"], error["param"]) == ("invalid_request_error", param)

@@ -40,7 +40,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 # More than any vocabulary, and still a small integer for the engine.
 MAX_TOP_K = 2**31 - 1
 
+# A length limit also makes pydantic refuse lone surrogates, which no tokenizer and no answer can encode.
 Text = Annotated[str, Field(max_length=64 * 2**20)]
+Name = Annotated[str, Field(max_length=1024)]
 
 
 class _Wire(BaseModel):
@@ -63,12 +65,12 @@ ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class FunctionCall(_Wire):
-    name: str
-    arguments: str | dict[str, Any] = ""
+    name: Name
+    arguments: Text | dict[str, Any] = ""
 
 
 class ToolCall(_Wire):
-    id: str | None = None
+    id: Name | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
@@ -76,9 +78,9 @@ class ToolCall(_Wire):
 class ChatMessage(_Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[ContentPart] | None = None
-    name: str | None = None
+    name: Name | None = None
     tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
+    tool_call_id: Name | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> ChatMessage:
@@ -94,7 +96,7 @@ class StreamOptions(_Wire):
 class _GenerationRequest(_Wire):
     """What chat completions and completions share."""
 
-    model: str | None = None
+    model: Name | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -103,9 +105,9 @@ class _GenerationRequest(_Wire):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Name | Annotated[list[Name], Field(max_length=16)] | None = None
     ignore_eos: bool | None = False
-    user: str | None = None
+    user: Text | None = None
     metadata: dict[str, Any] | None = None
 
     @model_validator(mode="before")
