@@ -88,6 +88,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "mamba_n_groups": 1,
         "mamba_expand": 1,
     },
+    # attention that wants a mask with five axes
+    "gemma2": {**_COMMON, "model_type": "gemma2", "query_pre_attn_scalar": 8},
+    # a state that padding would leak into
+    "mamba": {
+        **_COMMON,
+        "model_type": "mamba",
+        "state_size": 8,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+    },
+    # positions that cannot differ between rows: no batching at all
+    "gpt_bigcode": {
+        **_COMMON,
+        "model_type": "gpt_bigcode",
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_inner": 64,
+        "n_head": 4,
+        "n_positions": 512,
+        "layer_norm_epsilon": 1e-5,
+    },
     # multi-head latent attention
     "deepseek_v3": {
         **_COMMON,

@@ -5,7 +5,8 @@ A model's ``make_cache`` says what each layer needs; ``BatchCache`` holds the sa
 - ``KVCache`` and ``RotatingKVCache`` become ``RowKVCache``.
 - Classes that follow mlx-lm's batching protocol (merge, extend, filter, extract, prepare, finalize) and are rewritten
   as a whole at every step, as ``ArraysCache`` with its convolution and recurrent states, stay mlx-lm's own.
-- ``CacheList`` holds either.
+- What cannot batch stays mlx-lm's own too, and has one row only.
+- ``CacheList`` holds any of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 from quince.engine.kv_cache import KVRow, RowKVCache, RowPositions
-from quince.errors import ModelLoadError
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,38 @@ class ProtocolRows:
             self.cache = self._merge([self._empty])
 
     def arrays(self) -> list[mx.array]:
-        return [leaf for leaf in dict(tree_flatten(self.cache.state)).values() if isinstance(leaf, mx.array)]
+        return _arrays_in(self.cache.state)
+
+
+class SoloRow:
+    """A cache of mlx-lm's own that cannot batch: one row, which is the cache itself."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def start(self) -> None:
+        pass
+
+    def begin(self, counts: Sequence[int] | None) -> None:
+        pass
+
+    def commit(self) -> None:
+        pass
+
+    def take(self, index: int) -> Any:
+        return self.cache
+
+    def append(self, row: Any) -> None:
+        self.cache = row
+
+    def detach_last(self) -> None:
+        return None
+
+    def remove(self, index: int, last: Any) -> None:
+        pass
+
+    def arrays(self) -> list[mx.array]:
+        return _arrays_in(self.cache.state)
 
 
 class ListRows:
@@ -176,9 +207,9 @@ class ListRows:
 class BatchCache:
     """The caches of a batch. ``layers`` is the list to call the model with, between ``begin`` and ``commit``."""
 
-    def __init__(self, model: Module, *, max_width: int, expected_length: int = 0) -> None:
+    def __init__(self, model: Module, *, max_width: int, expected_length: int = 0, mask_axes: int = 4) -> None:
         """``max_width``: the widest call there will be; ``expected_length``: tokens to reserve room for at once."""
-        self._positions = RowPositions()
+        self._positions = RowPositions(mask_axes=mask_axes)
         self._max_width = max_width
         self._expected_length = expected_length
         self._layers = [self._layer(cache) for cache in make_prompt_cache(model)]
@@ -251,9 +282,13 @@ class BatchCache:
             return AttentionRows(self._attention(window=cache.max_size))
         if callable(getattr(type(cache), "merge", None)) and type(cache) is not RotatingKVCache:
             return ProtocolRows(cache, self._positions)
-        raise ModelLoadError(f"this model keeps its state in {type(cache).__name__}, which does not batch")
+        return SoloRow(cache)
 
     def _attention(self, *, window: int | None) -> RowKVCache:
         return RowKVCache(
             self._positions, window=window, max_width=self._max_width, expected_length=self._expected_length
         )
+
+
+def _arrays_in(state: Any) -> list[mx.array]:
+    return [leaf for leaf in dict(tree_flatten(state)).values() if isinstance(leaf, mx.array)]

@@ -28,7 +28,9 @@ class RowPositions:
     While all rows are equally long the offset is a plain int, so that models and masks take their fast paths.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, mask_axes: int = 4) -> None:
+        """``mask_axes``: 5 for models that spread grouped heads over an axis of their own (see support.py)."""
+        self._mask_axes = mask_axes
         self.lengths: list[int] = []
         self.call = 0
         self.width = 0
@@ -91,10 +93,11 @@ class RowPositions:
         return self._columns[ring]
 
     def mask(self, window: int | None, ring: int | None) -> mx.array:
-        """What each query may read, bool [rows or 1, 1, width, columns]: itself and earlier tokens of its window."""
+        """What each query may read, bool [rows or 1, 1 ..., width, columns]: itself and what its window holds."""
         key = (window, ring)
         if key not in self._masks:
-            self._masks[key] = self._build_mask(window, ring)
+            mask = self._build_mask(window, ring)
+            self._masks[key] = mask if self._mask_axes == mask.ndim else mask[:, None]
         return self._masks[key]
 
     def _build_mask(self, window: int | None, ring: int | None) -> mx.array:

@@ -63,8 +63,9 @@ class _Launched:
 class ModelRunner:
     """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
 
-    def __init__(self, model: Module, *, prefill_chunk_size: int) -> None:
+    def __init__(self, model: Module, *, prefill_chunk_size: int, mask_axes: int = 4) -> None:
         self._model = model
+        self._mask_axes = mask_axes
         self._prefill_chunk_size = prefill_chunk_size
         self._sampler = Sampler()
         self.reset()
@@ -73,7 +74,7 @@ class ModelRunner:
         """Forget every row, after a failed step."""
         self._prefilled: dict[str, _Prefilled] = {}
         self._rows: list[_Row] = []
-        self._cache = BatchCache(self._model, max_width=1)
+        self._cache = self._new_cache(max_width=1)
         self._tokens: mx.array | None = None
         self._launched = _Launched()
         self._rows_changed = False
@@ -109,7 +110,7 @@ class ModelRunner:
     def _join(self, row: DecodeRow) -> None:
         prefilled = self._prefilled.pop(row.request_id, None)
         if prefilled is None:  # a prompt of one token
-            prefilled = _Prefilled(BatchCache(self._model, max_width=1), 0)
+            prefilled = _Prefilled(self._new_cache(max_width=1), 0)
             prefilled.cache.add_empty_rows(1)
         self._cache.append(prefilled.cache.take(prefilled.index))
         self._rows.append(_Row(row.request_id, row.sampling, -1 - row.token_id))
@@ -155,12 +156,12 @@ class ModelRunner:
         arrays = cache.arrays()
         launched.prefilled = [*arrays, arrays[-1].flatten()[:1] * 1]  # the last is what to wait for
 
+    def _new_cache(self, *, max_width: int, expected_length: int = 0) -> BatchCache:
+        return BatchCache(self._model, max_width=max_width, expected_length=expected_length, mask_axes=self._mask_axes)
+
     def _start_prefill(self, chunks: list[PrefillChunk]) -> BatchCache:
-        cache = BatchCache(
-            self._model,
-            max_width=self._prefill_chunk_size,
-            expected_length=max(chunk.prompt_len for chunk in chunks),
-        )
+        expected_length = max(chunk.prompt_len for chunk in chunks)
+        cache = self._new_cache(max_width=self._prefill_chunk_size, expected_length=expected_length)
         cache.add_empty_rows(len(chunks))
         for index, chunk in enumerate(chunks):
             self._prefilled[chunk.request_id] = _Prefilled(cache, index)

@@ -24,7 +24,9 @@ class Scheduler:
     its result is dropped. A request that reaches max_tokens has none, since its count is known in advance.
     """
 
-    def __init__(self, *, max_running_requests: int, prefill_chunk_size: int) -> None:
+    def __init__(self, *, max_running_requests: int, prefill_chunk_size: int, pad_prefill: bool = True) -> None:
+        """``pad_prefill``: whether prompts of different lengths may be prefilled together."""
+        self._pad_prefill = pad_prefill
         self._max_running_requests = max_running_requests
         self._prefill_chunk_size = prefill_chunk_size
         self._waiting: OrderedDict[str, Request] = OrderedDict()
@@ -127,6 +129,8 @@ class Scheduler:
             request = next(iter(self._waiting.values()))
             need = max(width, request.num_to_prefill)
             if chunks and need * (len(chunks) + 1) > self._prefill_chunk_size:
+                break
+            if chunks and not self._pad_prefill and request.num_to_prefill not in (0, width):
                 break
             del self._waiting[request.request_id]
             self._start(request)

@@ -38,6 +38,7 @@ class ModelManager:
         self._config = config
         self._name, self._path = locate(config.model)
         self._sockets: SocketDirectory | None = None
+        self._engine: EngineClient | None = None
         self._model: LoadedModel | None = None
 
     async def start(self) -> None:
@@ -45,19 +46,16 @@ class ModelManager:
         self._sockets = SocketDirectory()
         engine = EngineClient(self._engine_config(), self._engine_limits(), self._sockets)
         engine.start()
+        self._engine = engine
         # Importing and reading the tokenizer takes as long as loading a small model: side by side.
-        try:
-            tokenizer = await asyncio.to_thread(Tokenizer, self._path)
-        except BaseException:
-            await engine.stop()
-            self._sockets.close()
-            raise
+        tokenizer = await asyncio.to_thread(Tokenizer, self._path)
         generator = TextGenerator(engine, tokenizer, self._sampling_defaults())
         self._model = LoadedModel(self._name, self._path, engine, generator, int(time.time()))
 
     async def stop(self) -> None:
-        if self._model is not None:
-            await self._model.engine.stop()
+        """Also after a ``start`` that failed, and again."""
+        if self._engine is not None:
+            await self._engine.stop()
         if self._sockets is not None:
             self._sockets.close()
 

@@ -33,7 +33,8 @@ def serve(config: ServeConfig) -> None:
     manager = ModelManager(config)
     with (
         bind(config.host, config.port) as listener,
-        contextlib.suppress(KeyboardInterrupt),  # Ctrl-C before the server has taken over the signals
+        # Ctrl-C or SIGTERM before uvicorn has taken over the signals
+        contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(config, manager, listener))
@@ -51,11 +52,15 @@ async def _serve(config: ServeConfig, manager: ModelManager, listener: socket.so
         server_header=False,
         timeout_graceful_shutdown=int(config.drain_timeout + GOODBYE) + 1,
     )
-    await manager.start()
-    # uvicorn raises the signal that stopped it again, once it has restored these.
-    for stop_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop_signal, lambda *_: None)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
+        await manager.start()
+        loop.remove_signal_handler(signal.SIGTERM)
+        # uvicorn raises the signal that stopped it again, once it has restored these.
+        for stop_signal in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop_signal, lambda *_: None)
         await _Server(settings, manager, config.drain_timeout).serve(sockets=[listener])
     finally:
         await manager.stop()
@@ -85,12 +90,13 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, with the reason in one sentence if there can be none."""
+    """A listening socket, with the reason in one sentence if there can be none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)  # of two servers that bind at once, one fails here
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

@@ -11,6 +11,7 @@ from quince.engine.core import EngineCore
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
 from quince.engine.model_runner import ModelRunner
 from quince.engine.scheduler import Scheduler
+from quince.engine.support import probe
 
 MAX_STEPS = 5000
 
@@ -22,10 +23,16 @@ class Answer:
     finish_reason: FinishReason | None = None
 
 
-def make_core(model: Module, *, max_running_requests: int = 16, prefill_chunk_size: int = 64) -> EngineCore:
+def make_core(model: Module, *, prefill_chunk_size: int = 64) -> EngineCore:
+    """An engine like the one that the engine process makes."""
+    support = probe(model)
     return EngineCore(
-        Scheduler(max_running_requests=max_running_requests, prefill_chunk_size=prefill_chunk_size),
-        ModelRunner(model, prefill_chunk_size=prefill_chunk_size),
+        Scheduler(
+            max_running_requests=16 if support.batches else 1,
+            prefill_chunk_size=prefill_chunk_size,
+            pad_prefill=support.pads,
+        ),
+        ModelRunner(model, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
     )
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from quince.engine.batch_cache import BatchCache
 from quince.engine.messages import AddRequest
-from quince.errors import ModelLoadError
 from quince.sampling import SamplingParams
 from tests import tiny_models
 from tests.engine.driver import make_core, run, run_alone
@@ -105,15 +104,3 @@ def test_answers_do_not_change_when_room_is_given_back() -> None:
     answers = run(make_core(model, prefill_chunk_size=1024), requests)
     for request in requests:
         assert answers[request.request_id].token_ids == run_alone(model, request).token_ids
-
-
-def test_a_cache_that_does_not_batch_is_refused_by_name() -> None:
-    class Odd:
-        pass
-
-    class Model:
-        def make_cache(self) -> list[object]:
-            return [Odd()]
-
-    with pytest.raises(ModelLoadError, match="Odd"):
-        BatchCache(Model(), max_width=1)  # type: ignore[arg-type]

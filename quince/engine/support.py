@@ -1,0 +1,76 @@
+"""What a model's code can do with several rows, found out by trying it once when the model is loaded.
+
+Most of mlx-lm's models batch. Some do not: their state has no batched form, or they raise on a mask for several rows;
+some let the padding of a shorter prompt into a recurrent state (mamba and jamba of mlx-lm 0.32.2). Such a model must
+answer slowly rather than wrongly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+
+from quince.engine.batch_cache import BatchCache
+
+# Two prompts of very different lengths, so that padding that leaks in is most of what the shorter row has seen.
+SHORT = [1, 2, 3]
+LONG = [2 + i % 7 for i in range(40)]
+# Rounding differs between batch sizes by a few percent at the most (bf16); a row that saw the wrong tokens by far more.
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True)
+class Support:
+    """``batches``: rows may share a batch. ``pads``: prompts of different lengths may be prefilled together.
+
+    ``mask_axes``: axes of the attention mask; 5 where grouped heads have an axis of their own (gemma2).
+    """
+
+    batches: bool
+    pads: bool
+    mask_axes: int = 4
+
+
+def probe(model: Module) -> Support:
+    """Compare two rows together with the same rows alone. Runs on the engine thread, before any request."""
+    alone = [_next_logits(model, [tokens]) for tokens in (SHORT, LONG)]
+    expected = mx.concatenate(alone)
+    for mask_axes in (4, 5):
+        if _agrees(model, expected, pad=False, mask_axes=mask_axes):
+            return Support(True, _agrees(model, expected, pad=True, mask_axes=mask_axes), mask_axes)
+    return Support(batches=False, pads=False)
+
+
+def _agrees(model: Module, expected: mx.array, *, pad: bool, mask_axes: int) -> bool:
+    try:
+        logits = _next_logits(model, [SHORT, LONG], pad=pad, mask_axes=mask_axes)
+        error = mx.linalg.norm(logits - expected, axis=-1) / mx.linalg.norm(expected, axis=-1)
+        return bool(mx.all(error < TOLERANCE))
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError):
+        return False  # whatever the model's code stumbles over
+
+
+def _next_logits(model: Module, prompts: list[list[int]], *, pad: bool = False, mask_axes: int = 4) -> mx.array:
+    """The logits after each prompt, float32 [rows, vocabulary]: all but the last token prefilled, then one step."""
+    batch = BatchCache(model, max_width=1, mask_axes=mask_axes)
+    for group in [prompts] if pad else [[prompt] for prompt in prompts]:
+        prefill = _prefill(model, group, mask_axes)
+        for index in range(len(group)):
+            batch.append(prefill.take(index))
+    batch.begin(1)
+    logits: mx.array = model(mx.array([[prompt[-1]] for prompt in prompts]), cache=batch.layers)[:, -1]
+    batch.commit()
+    return logits.astype(mx.float32)
+
+
+def _prefill(model: Module, prompts: list[list[int]], mask_axes: int) -> BatchCache:
+    counts = [len(prompt) - 1 for prompt in prompts]
+    width = max(counts)
+    cache = BatchCache(model, max_width=width, mask_axes=mask_axes)
+    cache.add_empty_rows(len(prompts))
+    cache.begin(width, counts if min(counts) < width else None)
+    model(mx.array([prompt[:-1] + [0] * (width + 1 - len(prompt)) for prompt in prompts]), cache=cache.layers)
+    cache.commit()
+    return cache
