@@ -42,6 +42,9 @@ def serve(config: ServeConfig) -> None:
 
 
 async def _serve(config: ServeConfig, manager: ModelManager, listener: socket.socket) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     host, port = listener.getsockname()[:2]
     logger.info("Quince %s on http://%s:%d (docs: /docs)", __version__, host, port)
     settings = uvicorn.Config(
@@ -52,9 +55,6 @@ async def _serve(config: ServeConfig, manager: ModelManager, listener: socket.so
         server_header=False,
         timeout_graceful_shutdown=int(config.drain_timeout + GOODBYE) + 1,
     )
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await manager.start()
         loop.remove_signal_handler(signal.SIGTERM)
