@@ -1,0 +1,1 @@
+"""Measures Quince side by side with mlx-lm and other servers. See README.md."""

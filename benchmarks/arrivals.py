@@ -1,0 +1,92 @@
+"""How much running streams feel new prompts: their gaps while prompts arrive steadily, and while none do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from benchmarks import report
+from benchmarks.contenders import Contender
+from benchmarks.results import gaps, quantile
+from benchmarks.workload import ARRIVING, RUNNING, Load, RequestResult
+
+
+class Arrivals(msgspec.Struct, kw_only=True):
+    """One measurement. Gaps are the running streams', in ms, from the first arrival to the end of the last one."""
+
+    contender: str
+    repeat: int
+    arriving: bool
+    gap_p50: float
+    gap_p99: float
+    gap_max: float
+    gaps: int
+    ttft_p50: float
+    problems: list[str]
+
+
+def measure(options: argparse.Namespace, who: Sequence[Contender]) -> list[Arrivals]:
+    measured: list[Arrivals] = []
+    for contender in who:
+        _run(options, contender, arriving=True, seed=0)  # warm up
+    for repeat in range(options.repeats):
+        for contender in who:
+            for arriving in (False, True):
+                results = _run(options, contender, arriving=arriving, seed=int(time.time()))
+                measured.append(_summarise(options, (contender.name, repeat, arriving), results))
+                print(measured[-1], file=sys.stderr, flush=True)
+    return measured
+
+
+def _run(options: argparse.Namespace, contender: Contender, *, arriving: bool, seed: int) -> list[RequestResult]:
+    sampled = options.modes == ["sampled"]
+    clients = Load(options.running, 1, options.prompt_tokens, options.running_tokens, sampled, seed).specs()
+    if arriving:
+        load = Load(options.arrivals, 1, options.prompt_tokens, options.arrival_tokens, sampled, seed)
+        clients += load.specs(tag=ARRIVING, offset=options.arrival_delay, interval=options.arrival_interval)
+    return [request for result in contender.run(clients) for request in result.requests]
+
+
+def _summarise(
+    options: argparse.Namespace, labels: tuple[str, int, bool], results: Sequence[RequestResult]
+) -> Arrivals:
+    running = [r for r in results if r.tag == RUNNING]
+    arriving = [r for r in results if r.tag == ARRIVING]
+    start = min(r.sent for r in running) + options.arrival_delay
+    until = max((r.ended for r in arriving), default=float("inf"))
+    found = [gap for r in running for gap in gaps(r, since=start, until=until)]
+    problems = [r.error for r in results if r.error]
+    ended = min(r.ended for r in running)
+    if arriving and ended < until:
+        problems.append(f"a running stream ended {until - ended:.1f} s before the last arrival: use --running-tokens")
+    return Arrivals(
+        contender=labels[0],
+        repeat=labels[1],
+        arriving=labels[2],
+        gap_p50=quantile(found, 0.5),
+        gap_p99=quantile(found, 0.99),
+        gap_max=max(found, default=float("nan")),
+        gaps=len(found),
+        ttft_p50=quantile([1000 * (r.times[0] - r.sent) for r in arriving if r.times], 0.5),
+        problems=problems,
+    )
+
+
+def table(measured: Sequence[Arrivals]) -> str:
+    header = ("server", "arriving", "gap p50 ms", "p99 ms", "max ms", "p99 / p50", "TTFT p50 of arrivals ms")
+    rows = []
+    for name, arriving in dict.fromkeys((m.contender, m.arriving) for m in measured):
+        own = [m for m in measured if (m.contender, m.arriving) == (name, arriving)]
+        p50, p99, top, ttft = (
+            quantile([getattr(m, field) for m in own], 0.5) for field in ("gap_p50", "gap_p99", "gap_max", "ttft_p50")
+        )
+        ratio = quantile([m.gap_p99 / m.gap_p50 for m in own], 0.5)
+        first = f"{ttft:.0f}" if arriving else "-"
+        cells = [name, "yes" if arriving else "none"]
+        rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", first])
+    problems = sorted({problem for m in measured for problem in m.problems})
+    return "\n".join([report.table(header, rows), "", *(f"PROBLEM: {problem}" for problem in problems[:10])])

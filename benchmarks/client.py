@@ -1,0 +1,188 @@
+"""A lean streaming client: raw sockets, httptools and msgspec. Runs as a process of its own.
+
+Reads Jobs as JSON lines from stdin and answers each with a JobResult line. Every request opens its own connection.
+A piece of text is timed when the bytes that hold it are read; how many tokens it has is counted by its spaces, since
+every word of the benchmark models is one token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+import msgspec
+
+from benchmarks.workload import ClientSpec, Job, JobResult, RequestResult, RequestSpec
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+class _Exchange(asyncio.Protocol):
+    """One request and its streamed answer."""
+
+    def __init__(self, request: bytes, result: RequestResult) -> None:
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._result = result
+        self._parser = httptools.HttpResponseParser(self)
+        self._rest = b""
+        self._now = 0.0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._now = time.monotonic()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._end(f"not HTTP: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"connection lost: {exc}" if exc else None)
+
+    def on_body(self, body: bytes) -> None:  # the parser calls this
+        if self._parser.get_status_code() != 200:
+            self._end(f"HTTP {self._parser.get_status_code()}: {body[:200]!r}")
+            return
+        lines = (self._rest + body).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            if line.startswith(b"data: "):
+                self._take(line[6:])
+
+    def on_message_complete(self) -> None:  # the parser calls this
+        self._end()
+
+    def _take(self, data: bytes) -> None:
+        if data.startswith(b"[DONE]"):
+            self._end()
+            return
+        chunk = _decoder.decode(data)
+        result = self._result
+        if bytes(chunk.error) not in (b"", b"null"):
+            result.error = bytes(chunk.error).decode()
+        for choice in chunk.choices:
+            if choice.delta is not None and choice.delta.content:
+                result.times.append(self._now)
+                result.counts.append(choice.delta.content.count(" "))
+            result.finish_reason = choice.finish_reason or result.finish_reason
+        if chunk.usage is not None:
+            result.prompt_tokens = chunk.usage.prompt_tokens
+            result.completion_tokens = chunk.usage.completion_tokens
+            details = chunk.usage.prompt_tokens_details
+            result.cached_tokens = (details.cached_tokens or 0) if details else 0
+
+    def _end(self, error: str | None = None) -> None:
+        if self.finished.done():
+            return
+        self._result.error = self._result.error or error
+        self._result.ended = time.monotonic()
+        self.finished.set_result(None)
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _encode(job: Job, spec: RequestSpec) -> bytes:
+    body: dict[str, object] = {
+        "messages": [{"role": "user", "content": spec.prompt}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": spec.max_tokens,
+        "temperature": spec.temperature,
+        "top_p": spec.top_p,
+        "ignore_eos": True,
+    }
+    if job.model is not None:
+        body["model"] = job.model
+    data = msgspec.json.encode(body)
+    url = urlsplit(job.url)
+    head = (
+        f"POST {url.path.rstrip('/')}/v1/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+async def _client(job: Job, client: ClientSpec) -> list[RequestResult]:
+    results = []
+    requests = [_encode(job, spec) for spec in client.requests]
+    await asyncio.sleep(max(0.0, job.start_at + client.offset - time.monotonic()))
+    for request in requests:
+        result = RequestResult(client.tag, time.monotonic())
+        results.append(result)
+        await _exchange(job, request, result)
+    return results
+
+
+async def _exchange(job: Job, request: bytes, result: RequestResult) -> None:
+    url = urlsplit(job.url)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(job.timeout):
+            _, protocol = await loop.create_connection(
+                lambda: _Exchange(request, result), url.hostname or "", url.port or 80
+            )
+            await protocol.finished
+    except (OSError, TimeoutError) as error:
+        result.error = repr(error)
+        result.ended = time.monotonic()
+
+
+async def run(job: Job) -> JobResult:
+    before = time.process_time()
+    answers = await asyncio.gather(*(_client(job, client) for client in job.clients))
+    return JobResult([result for answer in answers for result in answer], time.process_time() - before)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def main() -> None:
+    for line in sys.stdin.buffer:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            result = runner.run(run(msgspec.json.decode(line, type=Job)))
+        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

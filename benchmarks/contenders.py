@@ -1,0 +1,113 @@
+"""The contenders of the serving benchmark: everything that can be given the same clients."""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.processes import Server, Usage, Worker, children, free_port, usage
+from benchmarks.results import Cpu
+from benchmarks.workload import ClientSpec, Job, JobResult, soon, split
+
+
+class Contender(ABC):
+    """Can be measured any number of times, from its construction to ``stop``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def run(self, clients: list[ClientSpec]) -> list[JobResult]:
+        """Serve the clients to the end; one result per process that played them."""
+
+    @abstractmethod
+    def usage(self) -> tuple[Usage, Usage]:
+        """What the API process and the engine have used so far."""
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    def measure(self, clients: list[ClientSpec]) -> tuple[list[JobResult], Cpu]:
+        """Run, and tell what that cost."""
+        before = self.usage()
+        results = self.run(clients)
+        api, engine = self.usage()
+        cpu = Cpu(
+            api.cpu_seconds - before[0].cpu_seconds,
+            engine.cpu_seconds - before[1].cpu_seconds,
+            api.peak_rss,
+            engine.peak_rss,
+        )
+        return results, cpu
+
+
+class InProcess(Contender):
+    """mlx-lm's BatchGenerator, called directly. Its one process counts as the engine."""
+
+    def __init__(self, model: Path, batch_size: int) -> None:
+        super().__init__("BatchGenerator in process")
+        self._worker = Worker("benchmarks.batch_generator", str(model), "--batch-size", str(batch_size))
+
+    def run(self, clients: list[ClientSpec]) -> list[JobResult]:
+        self._worker.send(Job(clients, soon()))
+        return [msgspec.structs.replace(self._worker.result(), cpu_seconds=0.0)]  # there is no client
+
+    def usage(self) -> tuple[Usage, Usage]:
+        return Usage(), usage([self._worker.pid])
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+
+class Http(Contender):
+    """An OpenAI-compatible server. ``server`` None: someone else's, whose processes are not known."""
+
+    def __init__(self, name: str, url: str, players: Sequence[Worker], server: Server | None = None) -> None:
+        super().__init__(name)
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self._players = players
+        self._server = server
+        self._model = None if server else _first_model(self._url)
+
+    def run(self, clients: list[ClientSpec]) -> list[JobResult]:
+        parts = split(clients, len(self._players))
+        start = soon()
+        busy = self._players[: len(parts)]
+        for player, part in zip(busy, parts, strict=True):
+            player.send(Job(part, start, self._url, self._model))
+        return [player.result() for player in busy]
+
+    def usage(self) -> tuple[Usage, Usage]:
+        if self._server is None:
+            return Usage(), Usage()
+        return usage([self._server.pid]), usage(children(self._server.pid))
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+
+def _first_model(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=30) as answer:
+        return str(msgspec.json.decode(answer.read())["data"][0]["id"])
+
+
+def quince(model: Path, batch_size: int, players: Sequence[Worker], logs: Path, extra: Sequence[str]) -> Http:
+    port = free_port()
+    command = [sys.executable, "-m", "quince", "serve", str(model), "--port", str(port)]
+    command += ["--max-running-requests", str(batch_size), *extra]
+    server = Server(command, port, logs / "quince.log")
+    return Http("Quince", server.url, players, server)
+
+
+def mlx_lm_server(model: Path, batch_size: int, players: Sequence[Worker], logs: Path) -> Http:
+    port = free_port()
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
+    command += ["--decode-concurrency", str(batch_size), "--log-level", "WARNING"]
+    server = Server(command, port, logs / "mlx_lm_server.log")
+    return Http("mlx_lm.server", server.url, players, server)

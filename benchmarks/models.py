@@ -1,0 +1,228 @@
+"""Writes random-weight Qwen3 models that mlx-lm, Quince and other servers load: real shapes, nothing to download.
+
+    python -m benchmarks.models 0.6b /tmp/models/0.6b
+
+Every answer has text and its full length. The tokenizer has one token for every id of the vocabulary: 256 bytes, then
+words of five characters (a space and four letters, so a text's tokens can be counted by its spaces), then the special
+tokens. The rows of the output matrix that belong to bytes and special tokens are zero, so their logits are 0 where the
+words' have a standard deviation of LOGIT_STD: greedy decoding never takes them, and top_p cuts them off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import string
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+EOS = "<|endoftext|>"
+BYTES = 256
+EMBEDDING_STD = 0.02
+LOGIT_STD = 2.6
+TEMPLATE = (
+    "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+FORMAT = 1  # part of a model's directory: raise it when what is written here changes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Qwen3 of this size. ``dtype`` is a name in mlx.core."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    dtype: str
+    context: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        eos = self.vocab - len(SPECIAL) + SPECIAL.index(EOS)
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab,
+            "tie_word_embeddings": self.tied,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "max_position_embeddings": self.context,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "eos_token_id": eos,
+            "torch_dtype": self.dtype,
+        }
+
+
+SHAPES = {
+    "tiny": Shape(128, 256, 4, 4, 2, 32, 2048, True, "float32", 16384),
+    "0.6b": Shape(1024, 3072, 28, 16, 8, 128, 151936, True, "bfloat16", 40960),
+    "4b": Shape(2560, 9728, 36, 32, 8, 128, 151936, True, "bfloat16", 40960),
+    "8b": Shape(4096, 12288, 36, 32, 8, 128, 151936, False, "bfloat16", 40960),
+}
+
+
+def words() -> Iterator[str]:
+    """The vocabulary's words in the order of their ids, without the space before each."""
+    return ("".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=4))
+
+
+def ensure(name: str, root: Path) -> Path:
+    """The directory of the model called ``name``, written below ``root`` if it is not there yet."""
+    path = root / f"qwen3-{name}-random-{FORMAT}"
+    if not path.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+        try:
+            write(SHAPES[name], temporary)
+            temporary.chmod(0o755)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def write(shape: Shape, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(shape, path)
+    (path / "config.json").write_text(json.dumps(shape.config, indent=1))
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": shape.config["eos_token_id"]}))
+    _write_weights(shape, path)
+
+
+def _write_tokenizer(shape: Shape, path: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    space = "\u0120"  # the byte-level spelling of a space
+    own = itertools.islice(words(), shape.vocab - BYTES - len(SPECIAL))
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *(space + word for word in own)])}
+    # ignore_merges: a word of the vocabulary is its token at once, everything else falls apart into bytes.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.save(str(path / "tokenizer.json"), pretty=False)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": EOS,
+        "pad_token": EOS,
+        "bos_token": None,
+        "unk_token": None,
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": shape.context,
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+
+
+def _write_weights(shape: Shape, path: Path) -> None:
+    """One file per layer, so that memory never holds more than one of them."""
+    import mlx.core as mx
+
+    mx.random.seed(0)
+    index: dict[str, str] = {}
+    total = 0
+    count = shape.layers + (1 if shape.tied else 2)
+    parts = itertools.chain([_embedding(shape)], (_layer(shape, i) for i in range(shape.layers)), _head(shape))
+    for number, part in enumerate(parts, 1):
+        name = f"model-{number:05d}-of-{count:05d}.safetensors"
+        mx.save_safetensors(str(path / name), part, metadata={"format": "mlx"})
+        index.update(dict.fromkeys(part, name))
+        total += sum(array.nbytes for array in part.values())
+        del part
+        mx.clear_cache()
+    listing = {"metadata": {"total_size": total}, "weight_map": index}
+    (path / "model.safetensors.index.json").write_text(json.dumps(listing))
+
+
+def _random(shape: Shape, *size: int, std: float | None = None) -> mx.array:
+    """Without ``std``, a linear layer's weights [out, in] that keep the scale of what goes through."""
+    import mlx.core as mx
+
+    scale = size[-1] ** -0.5 if std is None else std
+    weights = mx.random.normal(size, scale=scale).astype(getattr(mx, shape.dtype))
+    mx.eval(weights)
+    return weights
+
+
+def _words_only(shape: Shape, matrix: mx.array) -> mx.array:
+    import mlx.core as mx
+
+    ids = mx.arange(shape.vocab)[:, None]
+    is_word = (ids >= BYTES) & (ids < shape.vocab - len(SPECIAL))
+    return mx.where(is_word, matrix, mx.zeros_like(matrix))
+
+
+def _embedding(shape: Shape) -> dict[str, mx.array]:
+    """The embedding, and the last norm, whose weight sets the scale of the logits."""
+    import mlx.core as mx
+
+    embedding = _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD)
+    scale = LOGIT_STD / (EMBEDDING_STD * shape.hidden**0.5)
+    return {
+        "model.embed_tokens.weight": _words_only(shape, embedding) if shape.tied else embedding,
+        "model.norm.weight": mx.full((shape.hidden,), scale, dtype=getattr(mx, shape.dtype)),
+    }
+
+
+def _head(shape: Shape) -> Iterator[dict[str, mx.array]]:
+    if not shape.tied:
+        yield {"lm_head.weight": _words_only(shape, _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD))}
+
+
+def _layer(shape: Shape, index: int) -> dict[str, mx.array]:
+    import mlx.core as mx
+
+    dtype = getattr(mx, shape.dtype)
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    own = {
+        "self_attn.q_proj.weight": _random(shape, queries, shape.hidden),
+        "self_attn.k_proj.weight": _random(shape, keys, shape.hidden),
+        "self_attn.v_proj.weight": _random(shape, keys, shape.hidden),
+        "self_attn.o_proj.weight": _random(shape, shape.hidden, queries),
+        "self_attn.q_norm.weight": mx.ones((shape.head_dim,), dtype=dtype),
+        "self_attn.k_norm.weight": mx.ones((shape.head_dim,), dtype=dtype),
+        "mlp.gate_proj.weight": _random(shape, shape.intermediate, shape.hidden),
+        "mlp.up_proj.weight": _random(shape, shape.intermediate, shape.hidden),
+        "mlp.down_proj.weight": _random(shape, shape.hidden, shape.intermediate),
+        "input_layernorm.weight": mx.ones((shape.hidden,), dtype=dtype),
+        "post_attention_layernorm.weight": mx.ones((shape.hidden,), dtype=dtype),
+    }
+    return {f"model.layers.{index}.{name}": array for name, array in own.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("path", type=Path)
+    options = parser.parse_args()
+    write(SHAPES[options.shape], options.path)
+    print(options.path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Child processes: workers that answer jobs, servers to measure, and what the system says they have used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.workload import Job, JobResult
+
+STOP_TIMEOUT = 15.0
+
+
+class Worker:
+    """A process that reads Jobs from its stdin and writes JobResults to its stdout, a line each."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pid = self._process.pid
+
+    def send(self, job: Job) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(job) + b"\n")
+        self._process.stdin.flush()
+
+    def result(self) -> JobResult:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._process.args!r} ended with code {self._process.wait()}")
+        return msgspec.json.decode(line, type=JobResult)
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        _wait_or_kill(self._process)
+
+
+class Server:
+    """A server process, started on a free port and healthy when the constructor returns. Logs go to ``log``."""
+
+    def __init__(self, command: Sequence[str], port: int, log: Path, *, health: str = "/health") -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+        self.pid = self._process.pid
+        try:
+            self.started_in = self._wait_healthy(health, time.monotonic())
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_healthy(self, path: str, since: float, timeout: float = 300.0) -> float:
+        while time.monotonic() - since < timeout:
+            if self._process.poll() is not None:
+                break
+            if _answers(self.url + path):
+                return time.monotonic() - since
+            time.sleep(0.01)
+        raise SystemExit(f"{' '.join(self._process.args)} did not become healthy:\n{self.log_tail()}")  # type: ignore[arg-type]
+
+    def log_tail(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:]
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        _wait_or_kill(self._process)
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds since the process started; peak resident memory in MB. Zero where the system does not tell."""
+
+    cpu_seconds: float = 0.0
+    peak_rss: float = 0.0
+    rss: float = 0.0
+
+
+def usage(pids: Sequence[int]) -> Usage:
+    """What these processes have used together."""
+    each = [_usage(pid) for pid in pids]
+    return Usage(sum(u.cpu_seconds for u in each), sum(u.peak_rss for u in each), sum(u.rss for u in each))
+
+
+def _usage(pid: int) -> Usage:
+    proc = Path(f"/proc/{pid}")
+    try:
+        fields = _stat_fields(proc)
+        status = (proc / "status").read_text()
+    except OSError:
+        return _usage_by_psutil(pid)
+    ticks = int(fields[11]) + int(fields[12])
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), _megabytes(status, "VmHWM:"), _megabytes(status, "VmRSS:"))
+
+
+def _stat_fields(proc: Path) -> list[str]:
+    """The fields of /proc/PID/stat after the command's name, which may hold anything."""
+    return (proc / "stat").read_text().rpartition(")")[2].split()
+
+
+def _megabytes(status: str, name: str) -> float:
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(name)), 0.0)
+
+
+def _usage_by_psutil(pid: int) -> Usage:
+    """Where there is no /proc."""
+    try:
+        import psutil  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        return Usage()
+    try:
+        process = psutil.Process(pid)
+        times, memory = process.cpu_times(), process.memory_info()
+    except psutil.Error:
+        return Usage()
+    return Usage(times.user + times.system, memory.rss / 2**20, memory.rss / 2**20)
+
+
+def children(pid: int) -> list[int]:
+    """The processes below ``pid``, all levels."""
+    if not Path("/proc/self").exists():
+        with contextlib.suppress(ImportError):
+            import psutil
+
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return []
+    parents = dict(_parents())
+    below, level = [], [pid]
+    while level:
+        level = [child for child, parent in parents.items() if parent in level]
+        below += level
+    return below
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), int(_stat_fields(entry)[1])
+
+
+def stdout_of(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def closing_all(stack: list[Worker | Server]) -> Iterator[None]:
+    """Stop whatever is in ``stack`` at the end, last first."""
+    try:
+        yield
+    finally:
+        while stack:
+            stack.pop().stop()

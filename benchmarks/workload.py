@@ -1,0 +1,115 @@
+"""What is asked of every contender, and what comes back: plain values that travel between processes as JSON."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from benchmarks.models import words
+
+VOCABULARY_WORDS = 1700  # words that every benchmark model has as single tokens
+RUNNING, ARRIVING = "running", "arriving"
+
+
+class RequestSpec(msgspec.Struct, frozen=True):
+    """One request. ``temperature`` 0 is greedy."""
+
+    prompt: str
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+class ClientSpec(msgspec.Struct, frozen=True):
+    """A client sends its requests one after the other, the first ``offset`` seconds after the start."""
+
+    requests: list[RequestSpec]
+    offset: float = 0.0
+    tag: str = RUNNING
+
+
+class Job(msgspec.Struct, frozen=True):
+    """``start_at`` is a time.monotonic() that all processes of the machine share; ``url`` means nothing in process."""
+
+    clients: list[ClientSpec]
+    start_at: float
+    url: str = ""
+    model: str | None = None
+    timeout: float = 600.0
+
+
+class RequestResult(msgspec.Struct):
+    """Times are time.monotonic(). ``times[i]`` is when the i-th piece of text came, with ``counts[i]`` tokens in it.
+
+    The token counts at the end are the server's own, from ``usage``.
+    """
+
+    tag: str
+    sent: float
+    times: list[float] = []
+    counts: list[int] = []
+    ended: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+class JobResult(msgspec.Struct):
+    """``cpu_seconds`` is what the process that ran the job used for it."""
+
+    requests: list[RequestResult]
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """``clients`` clients, each with ``requests`` requests of ``prompt_tokens`` words and ``max_tokens`` out."""
+
+    clients: int
+    requests: int
+    prompt_tokens: int
+    max_tokens: int
+    sampled: bool
+    seed: int
+
+    def specs(self, *, tag: str = RUNNING, offset: float = 0.0, interval: float = 0.0) -> list[ClientSpec]:
+        """Client ``i`` starts ``interval`` seconds after client ``i - 1``."""
+        source = random.Random(f"{self.seed} {tag}")
+        numbers = itertools.count()
+        return [
+            ClientSpec([self._request(source, next(numbers)) for _ in range(self.requests)], offset + i * interval, tag)
+            for i in range(self.clients)
+        ]
+
+    def _request(self, source: random.Random, number: int) -> RequestSpec:
+        prompt = random_prompt(source, self.prompt_tokens)
+        if not self.sampled:
+            return RequestSpec(prompt, self.max_tokens)
+        # Around 0.7 and 0.9, different for every row of a batch.
+        temperature = round(0.7 + 0.01 * (number % 21 - 10), 3)
+        top_p = round(0.9 + 0.004 * (number * 8 % 21 - 10), 3)
+        return RequestSpec(prompt, self.max_tokens, temperature, top_p)
+
+
+_WORDS = list(itertools.islice(words(), VOCABULARY_WORDS))
+
+
+def random_prompt(source: random.Random, count: int) -> str:
+    """Random words, one token each: no two prompts share a beginning, so no prefix cache can help."""
+    return " " + " ".join(source.choices(_WORDS, k=count))
+
+
+def split(clients: list[ClientSpec], parts: int) -> list[list[ClientSpec]]:
+    """Deal the clients out to ``parts`` processes."""
+    return [clients[i::parts] for i in range(min(parts, len(clients)))]
+
+
+def soon() -> float:
+    """A start time that every process will have heard of by then."""
+    return time.monotonic() + 0.3
