@@ -15,9 +15,10 @@ import msgspec
 from benchmarks import report
 from benchmarks.contenders import Http
 from benchmarks.models import ensure
-from benchmarks.processes import Server, Worker, free_port
+from benchmarks.processes import Worker
 from benchmarks.results import problems
-from benchmarks.workload import Load
+from quince.bench.server import Server, free_port
+from quince.bench.workload import Load
 
 
 class Cost(msgspec.Struct, kw_only=True):
@@ -36,7 +37,7 @@ class Cost(msgspec.Struct, kw_only=True):
 def main(options: argparse.Namespace) -> None:
     costs: list[Cost] = []
     model = ensure("tiny", options.models_dir)
-    player = Worker("benchmarks.client")
+    player = Worker("quince.bench.client")
     with tempfile.TemporaryDirectory() as logs:
         port = free_port()
         command = [sys.executable, "-m", "benchmarks.stub", "serve", str(model), str(port), str(options.rate)]

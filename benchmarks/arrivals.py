@@ -11,8 +11,8 @@ import msgspec
 
 from benchmarks import report
 from benchmarks.contenders import Contender
-from benchmarks.results import gaps, quantile
-from benchmarks.workload import ARRIVING, RUNNING, Load, RequestResult
+from quince.bench.figures import gaps, quantile
+from quince.bench.workload import ARRIVING, RUNNING, Load, RequestResult
 
 
 class Arrivals(msgspec.Struct, kw_only=True):

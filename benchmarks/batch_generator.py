@@ -21,7 +21,7 @@ from mlx_lm import load
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import make_sampler
 
-from benchmarks.workload import ClientSpec, Job, JobResult, RequestResult, RequestSpec
+from quince.bench.workload import ClientSpec, Job, JobResult, RequestResult, RequestSpec
 
 
 @dataclass(frozen=True)

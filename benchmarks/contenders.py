@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.processes import Server, Usage, Worker, children, free_port, usage
+from benchmarks.processes import Usage, Worker, children, usage
 from benchmarks.results import Cpu
-from benchmarks.workload import ClientSpec, Job, JobResult, soon, split
+from quince.bench.server import Server, free_port
+from quince.bench.workload import ClientSpec, Job, JobResult, soon, split
 
 
 class Contender(ABC):

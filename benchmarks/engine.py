@@ -23,8 +23,8 @@ import msgspec
 
 from benchmarks import api_cost, report
 from benchmarks.models import BYTES, SHAPES, ensure
-from benchmarks.results import quantile
 from benchmarks.timers import TOTAL, Phases
+from quince.bench.figures import quantile
 
 PHASES = (
     "schedule",

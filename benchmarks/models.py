@@ -14,12 +14,13 @@ import argparse
 import itertools
 import json
 import shutil
-import string
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from quince.bench.workload import words
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -81,11 +82,6 @@ SHAPES = {
     "4b": Shape(2560, 9728, 36, 32, 8, 128, 151936, True, "bfloat16", 40960),
     "8b": Shape(4096, 12288, 36, 32, 8, 128, 151936, False, "bfloat16", 40960),
 }
-
-
-def words() -> Iterator[str]:
-    """The vocabulary's words in the order of their ids, without the space before each."""
-    return ("".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=4))
 
 
 def ensure(name: str, root: Path) -> Path:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.workload import Job, JobResult
-
-STOP_TIMEOUT = 15.0
+from quince.bench.server import Server, wait_or_kill
+from quince.bench.workload import Job, JobResult
 
 
 class Worker:
@@ -45,61 +39,7 @@ class Worker:
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        _wait_or_kill(self._process)
-
-
-class Server:
-    """A server process, started on a free port and healthy when the constructor returns. Logs go to ``log``."""
-
-    def __init__(self, command: Sequence[str], port: int, log: Path, *, health: str = "/health") -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)
-        self.pid = self._process.pid
-        try:
-            self.started_in = self._wait_healthy(health, time.monotonic())
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait_healthy(self, path: str, since: float, timeout: float = 300.0) -> float:
-        while time.monotonic() - since < timeout:
-            if self._process.poll() is not None:
-                break
-            if _answers(self.url + path):
-                return time.monotonic() - since
-            time.sleep(0.01)
-        raise SystemExit(f"{' '.join(self._process.args)} did not become healthy:\n{self.log_tail()}")  # type: ignore[arg-type]
-
-    def log_tail(self) -> str:
-        return self._log.read_text(errors="replace")[-2000:]
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        _wait_or_kill(self._process)
-
-
-def _answers(url: str) -> bool:
-    with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5) as answer:
-        return bool(answer.status == 200)
-    return False
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        wait_or_kill(self._process)
 
 
 @dataclass(frozen=True)

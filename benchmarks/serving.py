@@ -23,7 +23,7 @@ from benchmarks.contenders import Contender, Http, InProcess, mlx_lm_server, qui
 from benchmarks.models import SHAPES, ensure
 from benchmarks.processes import Worker, stdout_of
 from benchmarks.results import Run, median, summarise
-from benchmarks.workload import Load
+from quince.bench.workload import Load
 
 KNOWN = ("batch-generator", "quince", "mlx-lm")
 PACKAGES = ("quince", "mlx", "mlx-cuda-13", "mlx-lm", "uvicorn", "uvloop", "msgspec", "pyzmq")
@@ -74,7 +74,7 @@ def contenders(options: argparse.Namespace) -> Iterator[list[Contender]]:
     arriving = options.running + options.arrivals
     size = max(8, *options.concurrency) if options.scenario == "load" else arriving
     started: list[Contender] = []
-    players = [Worker("benchmarks.client") for _ in range(options.client_processes)]
+    players = [Worker("quince.bench.client") for _ in range(options.client_processes)]
     with tempfile.TemporaryDirectory() as logs, contextlib.ExitStack() as stack:
         for player in players:
             stack.callback(player.stop)

@@ -17,7 +17,8 @@ import msgspec
 
 from benchmarks import report
 from benchmarks.models import SHAPES, ensure
-from benchmarks.processes import Server, children, free_port, usage
+from benchmarks.processes import children, usage
+from quince.bench.server import Server, free_port
 
 
 class Start(msgspec.Struct, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import serve
+from quince.cli import bench, serve
 from quince.errors import QuinceError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="serve")(serve.serve)
+app.command(name="bench")(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

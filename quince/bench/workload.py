@@ -1,17 +1,17 @@
-"""What is asked of every contender, and what comes back: plain values that travel between processes as JSON."""
+"""What is asked of a server, and what comes back: plain values that travel between processes as JSON."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import string
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.models import words
-
-VOCABULARY_WORDS = 1700  # words that every benchmark model has as single tokens
+VOCABULARY_WORDS = 1700  # words that every model of benchmarks/ has as single tokens
 RUNNING, ARRIVING = "running", "arriving"
 
 
@@ -33,13 +33,18 @@ class ClientSpec(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """``start_at`` is a time.monotonic() that all processes of the machine share; ``url`` means nothing in process."""
+    """``start_at`` is a time.monotonic() that all processes of the machine share; ``url`` means nothing in process.
+
+    ``count_words``: every word is one token, as in the models of benchmarks/, so that a piece of text tells how many
+    tokens it holds. Otherwise a piece counts as one.
+    """
 
     clients: list[ClientSpec]
     start_at: float
     url: str = ""
     model: str | None = None
     timeout: float = 600.0
+    count_words: bool = True
 
 
 class RequestResult(msgspec.Struct):
@@ -95,6 +100,11 @@ class Load:
         temperature = round(0.7 + 0.01 * (number % 21 - 10), 3)
         top_p = round(0.9 + 0.004 * (number * 8 % 21 - 10), 3)
         return RequestSpec(prompt, self.max_tokens, temperature, top_p)
+
+
+def words() -> Iterator[str]:
+    """Four-letter words in a fixed order."""
+    return ("".join(letters) for letters in itertools.product(string.ascii_lowercase, repeat=4))
 
 
 _WORDS = list(itertools.islice(words(), VOCABULARY_WORDS))

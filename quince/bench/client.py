@@ -1,8 +1,7 @@
 """A lean streaming client: raw sockets, httptools and msgspec. Runs as a process of its own.
 
 Reads Jobs as JSON lines from stdin and answers each with a JobResult line. Every request opens its own connection.
-A piece of text is timed when the bytes that hold it are read; how many tokens it has is counted by its spaces, since
-every word of the benchmark models is one token.
+A piece of text is timed when the bytes that hold it are read.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 
-from benchmarks.workload import ClientSpec, Job, JobResult, RequestResult, RequestSpec
+from quince.bench.workload import ClientSpec, Job, JobResult, RequestResult, RequestSpec
 
 
 class _Delta(msgspec.Struct):
@@ -51,10 +50,11 @@ _decoder = msgspec.json.Decoder(_Chunk)
 class _Exchange(asyncio.Protocol):
     """One request and its streamed answer."""
 
-    def __init__(self, request: bytes, result: RequestResult) -> None:
+    def __init__(self, request: bytes, result: RequestResult, *, count_words: bool) -> None:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request = request
         self._result = result
+        self._count_words = count_words
         self._parser = httptools.HttpResponseParser(self)
         self._rest = b""
         self._now = 0.0
@@ -98,7 +98,7 @@ class _Exchange(asyncio.Protocol):
         for choice in chunk.choices:
             if choice.delta is not None and choice.delta.content:
                 result.times.append(self._now)
-                result.counts.append(choice.delta.content.count(" "))
+                result.counts.append(choice.delta.content.count(" ") if self._count_words else 1)
             result.finish_reason = choice.finish_reason or result.finish_reason
         if chunk.usage is not None:
             result.prompt_tokens = chunk.usage.prompt_tokens
@@ -154,7 +154,7 @@ async def _exchange(job: Job, request: bytes, result: RequestResult) -> None:
     try:
         async with asyncio.timeout(job.timeout):
             _, protocol = await loop.create_connection(
-                lambda: _Exchange(request, result), url.hostname or "", url.port or 80
+                lambda: _Exchange(request, result, count_words=job.count_words), url.hostname or "", url.port or 80
             )
             await protocol.finished
     except (OSError, TimeoutError) as error:
