@@ -85,18 +85,13 @@ class Quince:
     name = "Quince"
 
     def __init__(self, path: Path, *, max_running: int, chunk: int) -> None:
-        from quince.engine.core import EngineCore
+        from quince.engine.core import make_core
         from quince.engine.messages import StepOutput
-        from quince.engine.model_runner import ModelRunner
-        from quince.engine.scheduler import Scheduler
 
         self.model = load_once(path)
         self._encode = msgspec.msgpack.Encoder().encode
         self._step_output = StepOutput
-        self.core = EngineCore(
-            Scheduler(max_running_requests=max_running, prefill_chunk_size=chunk),
-            ModelRunner(self.model, prefill_chunk_size=chunk),
-        )
+        self.core = make_core(self.model, max_running_requests=max_running, prefill_chunk_size=chunk)
         self._finished = 0
 
     def add(self, prompts: Prompts, max_tokens: int, *, sampled: bool) -> None:

@@ -34,12 +34,19 @@ class DecodeRow(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """One step: drop ``free``, add ``join``, decode every row, prefill ``prefill`` in one forward pass.
 
-    ``prefill`` holds either several requests whose whole prompts fit, or one chunk of a single request.
+    ``prefill`` holds either several requests whose whole prompts fit, or one chunk of a single request. ``decoding``
+    counts the rows that decode, those that join included.
     """
 
     free: list[str] = []
     join: list[DecodeRow] = []
     prefill: list[PrefillChunk] = []
+    decoding: int = 0
+
+    @property
+    def prefill_size(self) -> int:
+        """Tokens of the rectangle that is prefilled, padding included."""
+        return len(self.prefill) * max((len(chunk.token_ids) for chunk in self.prefill), default=0)
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True):

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
+
+from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch
 from quince.engine.messages import AddRequest, EngineStats, Output
 from quince.engine.model_runner import ModelRunner
+from quince.engine.pacing import PrefillPacer
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler
+from quince.engine.support import probe
 
 logger = logging.getLogger(__name__)
+
+
+def make_core(model: Module, *, max_running_requests: int, prefill_chunk_size: int) -> EngineCore:
+    """An engine for this model, within what its code can do (see support.py)."""
+    support = probe(model)
+    if not support.batches:
+        logger.warning("this architecture cannot share a batch: requests run one after the other")
+    pacer = PrefillPacer(max_tokens=prefill_chunk_size)
+    rows = max_running_requests if support.batches else 1
+    return EngineCore(
+        Scheduler(max_running_requests=rows, pacer=pacer, pad_prefill=support.pads),
+        ModelRunner(model, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
+        pacer,
+    )
 
 
 class EngineCore:
     """Drives one model. Every method is called by the engine thread, which owns MLX."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner) -> None:
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, pacer: PrefillPacer) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self._pacer = pacer
+        self._launched: Batch | None = None  # the step that is computing, and since when
+        self._launched_at = 0.0
         self._steps = 0
         self._prompt_tokens = 0
         self._generation_tokens = 0
@@ -36,6 +58,7 @@ class EngineCore:
     def step(self) -> list[Output]:
         batch = self.scheduler.schedule()
         tokens = self.runner.run(batch)
+        self._pace(batch)
         outputs = self.scheduler.update(tokens)
         self._count(batch, outputs)
         return outputs
@@ -55,6 +78,16 @@ class EngineCore:
             active_memory=active_memory,
             peak_memory=peak_memory,
         )
+
+    def _pace(self, batch: Batch) -> None:
+        """``run`` has just started this batch, having waited for the one before: tell how long that one took."""
+        now = time.perf_counter()
+        before = self._launched
+        if before is not None and (before.prefill or before.decoding):
+            self._pacer.observe(
+                prefill_tokens=before.prefill_size, decoding=before.decoding > 0, seconds=now - self._launched_at
+            )
+        self._launched, self._launched_at = batch, now
 
     def _count(self, batch: Batch, outputs: list[Output]) -> None:
         self._steps += 1

@@ -65,26 +65,16 @@ class EngineServer:
         # MLX and mlx-lm take long to import: a wrong configuration is told before.
         import mlx.core as mx
 
-        from quince.engine.core import EngineCore
+        from quince.engine.core import make_core
         from quince.engine.loader import load
-        from quince.engine.model_runner import ModelRunner
-        from quince.engine.scheduler import Scheduler
-        from quince.engine.support import probe
 
         loaded = load(Path(config.model_path), max_model_len=config.max_model_len)
         self._mx = mx
         self._socket = socket
-        support = probe(loaded.model)
-        if not support.batches:
-            logger.warning("%s models cannot share a batch: requests run one after the other", loaded.model_type)
-        chunk = config.prefill_chunk_size
-        self._core = EngineCore(
-            Scheduler(
-                max_running_requests=config.max_running_requests if support.batches else 1,
-                prefill_chunk_size=chunk,
-                pad_prefill=support.pads,
-            ),
-            ModelRunner(loaded.model, prefill_chunk_size=chunk, mask_axes=support.mask_axes),
+        self._core = make_core(
+            loaded.model,
+            max_running_requests=config.max_running_requests,
+            prefill_chunk_size=config.prefill_chunk_size,
         )
         self._failed_steps = 0
         self.ready = Ready(

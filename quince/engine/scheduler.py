@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
 from quince.engine.messages import FinishReason, Output
+from quince.engine.pacing import PrefillPacer
 from quince.engine.request import STATUS_OF, Request, RequestStatus
 
 
@@ -24,11 +25,11 @@ class Scheduler:
     its result is dropped. A request that reaches max_tokens has none, since its count is known in advance.
     """
 
-    def __init__(self, *, max_running_requests: int, prefill_chunk_size: int, pad_prefill: bool = True) -> None:
+    def __init__(self, *, max_running_requests: int, pacer: PrefillPacer, pad_prefill: bool = True) -> None:
         """``pad_prefill``: whether prompts of different lengths may be prefilled together."""
+        self._pacer = pacer
         self._pad_prefill = pad_prefill
         self._max_running_requests = max_running_requests
-        self._prefill_chunk_size = prefill_chunk_size
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._prefilling: dict[str, Request] = {}
         self._decoding: dict[str, Request] = {}
@@ -62,9 +63,10 @@ class Scheduler:
     def schedule(self) -> Batch:
         self._advance_decoding()
         join = self._join_prefilled()
-        prefill = self._continue_prefill() or self._admit()
+        budget = self._pacer.budget(decoding=bool(self._decoding))
+        prefill = self._continue_prefill(budget) or self._admit(budget)
         free, self._free = self._free, []
-        return Batch(free=free, join=join, prefill=prefill)
+        return Batch(free=free, join=join, prefill=prefill, decoding=len(self._decoding))
 
     def update(self, tokens: Iterable[SampledToken]) -> list[Output]:
         """Give each sampled token to its request and finish those that are done."""
@@ -111,24 +113,24 @@ class Scheduler:
         for request in self._decoding.values():
             request.num_launched += 1
 
-    def _continue_prefill(self) -> list[PrefillChunk]:
+    def _continue_prefill(self, budget: int) -> list[PrefillChunk]:
         """The next chunk of the one long prompt in progress, if there is one."""
         for request in self._prefilling.values():
             if request.num_to_prefill > 0:
-                return [self._chunk(request)]
+                return [self._chunk(request, budget)]
         return []
 
-    def _admit(self) -> list[PrefillChunk]:
-        """Start waiting requests in order, as many as fit one rectangle of ``prefill_chunk_size`` tokens.
+    def _admit(self, budget: int) -> list[PrefillChunk]:
+        """Start waiting requests in order, as many as fit one rectangle of ``budget`` tokens.
 
-        Padding counts. A prompt longer than the chunk starts alone and goes on in the next steps.
+        Padding counts. A prompt longer than the budget starts alone and goes on in the next steps.
         """
         chunks: list[PrefillChunk] = []
         width = 0
         while self._waiting and self.num_running < self._max_running_requests:
             request = next(iter(self._waiting.values()))
             need = max(width, request.num_to_prefill)
-            if chunks and need * (len(chunks) + 1) > self._prefill_chunk_size:
+            if chunks and need * (len(chunks) + 1) > budget:
                 break
             if chunks and not self._pad_prefill and request.num_to_prefill not in (0, width):
                 break
@@ -136,7 +138,7 @@ class Scheduler:
             self._start(request)
             if request.num_to_prefill > 0:  # a prompt of one token has nothing to prefill
                 width = need
-                chunks.append(self._chunk(request))
+                chunks.append(self._chunk(request, budget))
         return chunks
 
     def _start(self, request: Request) -> None:
@@ -144,9 +146,9 @@ class Scheduler:
         self._prefilling[request.request_id] = request
         self._outputs.append(Output(request.request_id, started=True))
 
-    def _chunk(self, request: Request) -> PrefillChunk:
+    def _chunk(self, request: Request, budget: int) -> PrefillChunk:
         start = request.num_prefilled
-        stop = start + min(request.num_to_prefill, self._prefill_chunk_size)
+        stop = start + min(request.num_to_prefill, budget)
         request.num_prefilled = stop
         prompt = request.prompt_token_ids
         return PrefillChunk(request.request_id, prompt[start:stop], start, len(prompt) - 1)

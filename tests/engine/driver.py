@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 from mlx.nn.layers.base import Module
 
+from quince.engine import core
 from quince.engine.core import EngineCore
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
-from quince.engine.model_runner import ModelRunner
-from quince.engine.scheduler import Scheduler
-from quince.engine.support import probe
 
 MAX_STEPS = 5000
 
@@ -24,20 +22,11 @@ class Answer:
 
 
 def make_core(model: Module, *, prefill_chunk_size: int = 64) -> EngineCore:
-    """An engine like the one that the engine process makes."""
-    support = probe(model)
-    return EngineCore(
-        Scheduler(
-            max_running_requests=16 if support.batches else 1,
-            prefill_chunk_size=prefill_chunk_size,
-            pad_prefill=support.pads,
-        ),
-        ModelRunner(model, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
-    )
+    return core.make_core(model, max_running_requests=16, prefill_chunk_size=prefill_chunk_size)
 
 
 def run(
-    core: EngineCore,
+    engine: EngineCore,
     requests: Sequence[AddRequest],
     *,
     arrivals: Mapping[str, int] | None = None,
@@ -49,11 +38,11 @@ def run(
     due = sorted(requests, key=lambda request: arrivals.get(request.request_id, 0))
     for step in range(MAX_STEPS):
         while due and arrivals.get(due[0].request_id, 0) <= step:
-            core.add(due.pop(0))
-        core.abort([name for name, at in aborts.items() if at == step])
-        if not due and not core.has_work():
+            engine.add(due.pop(0))
+        engine.abort([name for name, at in aborts.items() if at == step])
+        if not due and not engine.has_work():
             return answers
-        for output in core.step():
+        for output in engine.step():
             answer = answers[output.request_id]
             answer.token_ids += output.token_ids
             answer.logprobs += output.logprobs

@@ -6,13 +6,14 @@ import time
 
 from quince.engine.batch import Batch, SampledToken
 from quince.engine.messages import FinishReason, Output
+from quince.engine.pacing import PrefillPacer
 from quince.engine.request import Request, RequestStatus
 from quince.engine.scheduler import Scheduler
 from quince.sampling import SamplingParams
 
 
 def make(*, running: int = 4, chunk: int = 100) -> Scheduler:
-    return Scheduler(max_running_requests=running, prefill_chunk_size=chunk)
+    return Scheduler(max_running_requests=running, pacer=PrefillPacer(max_tokens=chunk))
 
 
 def request(name: str, prompt: int, *, max_tokens: int = 3, stop: int | None = None) -> Request:

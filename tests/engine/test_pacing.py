@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from quince.engine.pacing import GRAIN, MIN_TOKENS, PrefillPacer
+
+
+def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPacer:
+    pacer = PrefillPacer(max_tokens=max_tokens)
+    for _ in range(10):
+        pacer.observe(prefill_tokens=0, decoding=True, seconds=decode)
+        pacer.observe(prefill_tokens=100, decoding=True, seconds=decode + 100 * token)
+    return pacer
+
+
+def test_nothing_decodes_nothing_to_protect() -> None:
+    assert learned(decode=0.02, token=1.0).budget(decoding=False) == 2048
+
+
+def test_a_fast_device_takes_whole_chunks() -> None:
+    assert learned(decode=0.005, token=5e-6).budget(decoding=True) == 2048
+
+
+@pytest.mark.parametrize(("decode", "token", "gap"), [(0.01, 1e-3, 0.1), (0.1, 1e-3, 0.3), (0.02, 3e-4, 0.1)])
+def test_a_slow_device_keeps_the_gap(decode: float, token: float, gap: float) -> None:
+    budget = learned(decode=decode, token=token).budget(decoding=True)
+    assert decode + budget * token <= gap + 1e-9
+    assert decode + (budget + GRAIN) * token > gap
+
+
+def test_a_prompt_always_goes_on() -> None:
+    assert learned(decode=0.01, token=1.0).budget(decoding=True) == MIN_TOKENS
+    assert learned(decode=0.01, token=1.0, max_tokens=16).budget(decoding=True) == 16
+
+
+def test_before_anything_is_known_a_whole_chunk_is_tried() -> None:
+    assert PrefillPacer(max_tokens=512).budget(decoding=True) == 512
+
+
+def test_one_slow_step_does_not_change_the_pace() -> None:
+    pacer = learned(decode=0.01, token=1e-3)
+    before = pacer.budget(decoding=True)
+    pacer.observe(prefill_tokens=100, decoding=True, seconds=30.0)
+    pacer.observe(prefill_tokens=0, decoding=True, seconds=30.0)
+    assert pacer.budget(decoding=True) == before
