@@ -91,7 +91,7 @@ class Quince:
         self.model = load_once(path)
         self._encode = msgspec.msgpack.Encoder().encode
         self._step_output = StepOutput
-        self.core = make_core(self.model, max_running_requests=max_running, prefill_chunk_size=chunk)
+        self.core = make_core(self.model, BYTES, max_running_requests=max_running, prefill_chunk_size=chunk)
         self._finished = 0
 
     def add(self, prompts: Prompts, max_tokens: int, *, sampled: bool) -> None:

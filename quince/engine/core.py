@@ -19,9 +19,9 @@ from quince.engine.support import probe
 logger = logging.getLogger(__name__)
 
 
-def make_core(model: Module, *, max_running_requests: int, prefill_chunk_size: int) -> EngineCore:
+def make_core(model: Module, vocab_size: int, *, max_running_requests: int, prefill_chunk_size: int) -> EngineCore:
     """An engine for this model, within what its code can do (see support.py)."""
-    support = probe(model)
+    support = probe(model, vocab_size)
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
     pacer = PrefillPacer(max_tokens=prefill_chunk_size)

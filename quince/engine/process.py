@@ -73,6 +73,7 @@ class EngineServer:
         self._socket = socket
         self._core = make_core(
             loaded.model,
+            loaded.vocab_size,
             max_running_requests=config.max_running_requests,
             prefill_chunk_size=config.prefill_chunk_size,
         )

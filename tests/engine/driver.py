@@ -10,6 +10,7 @@ from mlx.nn.layers.base import Module
 from quince.engine import core
 from quince.engine.core import EngineCore
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
+from tests.tiny_models import VOCAB_SIZE
 
 MAX_STEPS = 5000
 
@@ -22,7 +23,7 @@ class Answer:
 
 
 def make_core(model: Module, *, prefill_chunk_size: int = 64) -> EngineCore:
-    return core.make_core(model, max_running_requests=16, prefill_chunk_size=prefill_chunk_size)
+    return core.make_core(model, VOCAB_SIZE, max_running_requests=16, prefill_chunk_size=prefill_chunk_size)
 
 
 def run(
