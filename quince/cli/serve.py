@@ -39,7 +39,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
         float | None, _option("Seconds a request may wait before it is answered 504.  [300]", "--queue-timeout")
     ] = None,
     prefill_chunk_size: Annotated[
-        int | None, _option("Most prompt tokens computed between two decode steps.  [2048]", "--prefill-chunk-size")
+        int | None, _option("Most prompt tokens computed between two decode steps.  [4096]", "--prefill-chunk-size")
     ] = None,
     engine_timeout: Annotated[
         float | None, _option("Seconds without progress before a busy engine is restarted.  [120]", "--engine-timeout")

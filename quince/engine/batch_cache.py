@@ -11,7 +11,7 @@ A model's ``make_cache`` says what each layer needs; ``BatchCache`` holds the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,18 +24,48 @@ from quince.engine.kv_cache import KVRow, RowKVCache, RowPositions
 
 
 @dataclass(frozen=True)
-class CacheRow:
-    """One row's state in every layer, detached from its batch. ``length`` is in tokens."""
+class RowChange:
+    """Rows leave, join and move at once.
 
-    length: int
-    layers: list[Any]
+    ``order[i]`` says which row stands at ``i`` afterwards: below ``rows`` one that was there, from ``rows`` on the
+    one of that number among those that join.
+    """
+
+    rows: int
+    order: list[int]
+
+    @classmethod
+    def plan(cls, rows: int, removed: Sequence[int], joining: int) -> RowChange:
+        """Who joins takes the place of who leaves; holes that are left are filled from the end."""
+        holes, new = sorted(removed), list(range(rows, rows + joining))
+        order = list(range(rows))
+        for hole, number in zip(holes, new, strict=False):
+            order[hole] = number
+        order += new[len(holes) :]
+        for hole in reversed(holes[joining:]):
+            last = order.pop()
+            if hole < len(order):
+                order[hole] = last
+        return cls(rows, order)
+
+    @property
+    def moves(self) -> list[tuple[int, int]]:
+        """(from, to) of the rows that stay and change places."""
+        return [(number, index) for index, number in enumerate(self.order) if number < self.rows and number != index]
+
+    @property
+    def arrivals(self) -> list[tuple[int, int]]:
+        """(number among those that join, to)."""
+        return [(number - self.rows, index) for index, number in enumerate(self.order) if number >= self.rows]
 
 
 class LayerRows(Protocol):
-    """One layer's cache for the rows of a batch. ``RowPositions`` counts the rows; methods run after it changed.
+    """One layer's cache for the rows of a batch; ``RowPositions`` counts the rows.
 
-    ``cache`` is what the model is given; it may be another object after rows came or went. ``take`` gives a row that
-    stays valid whatever happens to the batch; its type is the layer's own.
+    ``cache`` is what the model is given; it may be another object after rows have changed. ``start`` runs when the
+    first rows, empty ones, are there; ``begin`` and ``commit`` frame each call of the model. For a RowChange,
+    ``detach`` gives the rows that move, to be evaluated; then, with the positions changed, ``change`` puts them and
+    the arrivals, (this layer of another batch, row there), in their places.
     """
 
     @property
@@ -43,10 +73,8 @@ class LayerRows(Protocol):
     def start(self) -> None: ...
     def begin(self, counts: Sequence[int] | None) -> None: ...
     def commit(self) -> None: ...
-    def take(self, index: int) -> Any: ...
-    def append(self, row: Any) -> None: ...
-    def detach_last(self) -> Any: ...
-    def remove(self, index: int, last: Any) -> None: ...
+    def detach(self, indices: Sequence[int]) -> Any: ...
+    def change(self, change: RowChange, moved: Any, arrivals: Sequence[tuple[Any, int]]) -> None: ...
     def arrays(self) -> list[mx.array]: ...
 
 
@@ -65,18 +93,14 @@ class AttentionRows:
     def commit(self) -> None:
         pass
 
-    def take(self, index: int) -> KVRow:
-        return self.cache.take(index)
+    def detach(self, indices: Sequence[int]) -> list[KVRow]:
+        return [self.cache.detach(index) for index in indices]
 
-    def append(self, row: KVRow) -> None:
-        self.cache.append(row)
-
-    def detach_last(self) -> KVRow:
-        return self.cache.detach_last()
-
-    def remove(self, index: int, last: KVRow | None) -> None:
-        if last is not None:
-            self.cache.replace(index, last)
+    def change(self, change: RowChange, moved: list[KVRow], arrivals: Sequence[tuple[AttentionRows, int]]) -> None:
+        for (_, index), row in zip(change.moves, moved, strict=True):
+            self.cache.replace(index, row)
+        for first, source, source_first, count in _blocks(change, arrivals):
+            self.cache.copy_rows(first, source.cache, source_first, count)
         self.cache.shrink()
 
     def arrays(self) -> list[mx.array]:
@@ -84,7 +108,7 @@ class AttentionRows:
 
 
 class ProtocolRows:
-    """A cache of mlx-lm's own, by its batching protocol. Joining and leaving rewrite it, as every step does."""
+    """A cache of mlx-lm's own, by its batching protocol. A change of rows rewrites it, as every step does."""
 
     def __init__(self, empty: Any, positions: RowPositions) -> None:
         self._merge = type(empty).merge
@@ -106,28 +130,23 @@ class ProtocolRows:
         if self.cache is not self._empty:
             self.cache.finalize()
 
-    def take(self, index: int) -> Any:
-        return self.cache if self.cache.empty() else self.cache.extract(index)
-
-    def append(self, row: Any) -> None:
-        merged = self._merge([row])
-        if len(self._positions.lengths) == 1:
-            self.cache = merged
-        else:
-            self.cache.extend(merged)
-
-    def detach_last(self) -> None:
+    def detach(self, indices: Sequence[int]) -> None:
         return None
 
-    def remove(self, index: int, last: Any) -> None:
-        rows = len(self._positions.lengths)
-        keep = list(range(rows))
-        if index < rows:
-            keep[index] = rows
-        if keep:
-            self.cache.filter(keep)
-        else:
-            self.cache = self._merge([self._empty])
+    def change(self, change: RowChange, moved: None, arrivals: Sequence[tuple[ProtocolRows, int]]) -> None:
+        present = change.rows
+        for source, index in arrivals:
+            row = source.cache if source.cache.empty() else source.cache.extract(index)
+            merged = self._merge([row])
+            if present == 0:
+                self.cache = merged
+            else:
+                self.cache.extend(merged)
+            present += 1
+        if not change.order:
+            self.cache = self._empty
+        elif change.order != list(range(present)):
+            self.cache.filter(change.order)
 
     def arrays(self) -> list[mx.array]:
         return _arrays_in(self.cache.state)
@@ -148,17 +167,12 @@ class SoloRow:
     def commit(self) -> None:
         pass
 
-    def take(self, index: int) -> Any:
-        return self.cache
-
-    def append(self, row: Any) -> None:
-        self.cache = row
-
-    def detach_last(self) -> None:
+    def detach(self, indices: Sequence[int]) -> None:
         return None
 
-    def remove(self, index: int, last: Any) -> None:
-        pass
+    def change(self, change: RowChange, moved: None, arrivals: Sequence[tuple[SoloRow, int]]) -> None:
+        for source, _ in arrivals:
+            self.cache = source.cache
 
     def arrays(self) -> list[mx.array]:
         return _arrays_in(self.cache.state)
@@ -186,19 +200,12 @@ class ListRows:
         for member in self._members:
             member.commit()
 
-    def take(self, index: int) -> list[Any]:
-        return [member.take(index) for member in self._members]
+    def detach(self, indices: Sequence[int]) -> list[Any]:
+        return [member.detach(indices) for member in self._members]
 
-    def append(self, row: list[Any]) -> None:
-        for member, part in zip(self._members, row, strict=True):
-            member.append(part)
-
-    def detach_last(self) -> list[Any]:
-        return [member.detach_last() for member in self._members]
-
-    def remove(self, index: int, last: list[Any] | None) -> None:
-        for member, part in zip(self._members, last or [None] * len(self._members), strict=True):
-            member.remove(index, part)
+    def change(self, change: RowChange, moved: list[Any], arrivals: Sequence[tuple[ListRows, int]]) -> None:
+        for number, (member, part) in enumerate(zip(self._members, moved, strict=True)):
+            member.change(change, part, [(source._members[number], index) for source, index in arrivals])
 
     def arrays(self) -> list[mx.array]:
         return [array for member in self._members for array in member.arrays()]
@@ -238,29 +245,21 @@ class BatchCache:
 
     def add_empty_rows(self, count: int) -> None:
         """Rows of no tokens, in a cache that has no rows yet."""
-        for _ in range(count):
-            self._positions.append(0)
+        self._positions.set_rows([0] * count)
         for layer in self._layers:
             layer.start()
         self._refresh()
 
-    def take(self, index: int) -> CacheRow:
-        return CacheRow(self.lengths[index], [layer.take(index) for layer in self._layers])
-
-    def append(self, row: CacheRow) -> None:
-        self._positions.append(row.length)
-        for layer, part in zip(self._layers, row.layers, strict=True):
-            layer.append(part)
-        self._refresh()
-
-    def remove(self, index: int) -> None:
-        """Drop a row; the last one takes its place. Waits for the row that moves."""
-        moves = index < self.rows - 1
-        last = [layer.detach_last() if moves else None for layer in self._layers]
-        mx.eval(last)
-        self._positions.remove(index)
-        for layer, part in zip(self._layers, last, strict=True):
-            layer.remove(index, part)
+    def change(self, change: RowChange, joining: Sequence[tuple[BatchCache, int]]) -> None:
+        """Take rows of other batches in, drop and move own ones. Waits for the rows that move, if any do."""
+        old = self.lengths
+        moved = [layer.detach([number for number, _ in change.moves]) for layer in self._layers]
+        if change.moves:
+            mx.eval(moved)
+        lengths = [*old, *(source.lengths[index] for source, index in joining)]
+        self._positions.set_rows([lengths[number] for number in change.order])
+        for number, (layer, part) in enumerate(zip(self._layers, moved, strict=True)):
+            layer.change(change, part, [(source._layers[number], index) for source, index in joining])
         self._refresh()
 
     def arrays(self) -> list[mx.array]:
@@ -288,6 +287,24 @@ class BatchCache:
         return RowKVCache(
             self._positions, window=window, max_width=self._max_width, expected_length=self._expected_length
         )
+
+
+def _blocks(
+    change: RowChange, arrivals: Sequence[tuple[AttentionRows, int]]
+) -> Iterator[tuple[int, AttentionRows, int, int]]:
+    """Arrivals that are neighbours both here and where they come from: (first here, source, first there, how many)."""
+    block: tuple[int, AttentionRows, int, int] | None = None
+    for number, index in change.arrivals:
+        source, there = arrivals[number]
+        if block is not None:
+            first, same, start, count = block
+            if same is source and there == start + count and index == first + count:
+                block = (first, source, start, count + 1)
+                continue
+            yield block
+        block = (index, source, there, 1)
+    if block is not None:
+        yield block
 
 
 def _arrays_in(state: Any) -> list[mx.array]:

@@ -9,7 +9,7 @@ Invariants
 - Columns at and beyond a row's length hold garbage; masks keep it out of every sum.
 - A buffer is updated in place only if nothing that reads it is still in flight: MLX copies all of it otherwise. Hence
   the runner starts a step's evaluation only after the previous step's has ended, and a row that moves within a buffer
-  is evaluated (``detach_last``) before it is written (``replace``).
+  is evaluated (``detach``) before it is written (``replace``).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class RowPositions:
         self._device: mx.array | None = None  # the array form of ``lengths``, when a call has left one
         self._masks: dict[tuple[int | None, int | None], mx.array] = {}
         self._columns: dict[int | None, mx.array] = {}
+        self._places: dict[tuple[int, int | None], tuple[mx.array, mx.array, mx.array]] = {}
 
     @property
     def uniform(self) -> bool:
@@ -55,6 +56,7 @@ class RowPositions:
         self._next = [length + width for length in lengths]
         self._masks.clear()
         self._columns.clear()
+        self._places.clear()
         if lengths.count(lengths[0]) == len(lengths):
             self.before = lengths[0]
         else:
@@ -69,15 +71,9 @@ class RowPositions:
         self.lengths = self._next
         self._device = self.after if isinstance(self.after, mx.array) else None
 
-    def append(self, length: int) -> None:
-        self.lengths = [*self.lengths, length]
-        self._device = None
-
-    def remove(self, index: int) -> None:
-        """The last row takes the place of the removed one."""
-        lengths = list(self.lengths)
-        lengths[index] = lengths[-1]
-        self.lengths = lengths[:-1]
+    def set_rows(self, lengths: list[int]) -> None:
+        """Rows came, went or moved."""
+        self.lengths = lengths
         self._device = None
 
     def written_positions(self) -> mx.array:
@@ -86,11 +82,19 @@ class RowPositions:
         return before[:, None] + mx.arange(self.width)[None]
 
     def columns(self, ring: int | None) -> mx.array:
-        """The columns that the current call writes, [rows or 1, width]."""
+        """The columns that the current call writes, [rows or 1, 1, width, 1]."""
         if ring not in self._columns:
-            positions = self.written_positions()
+            positions = self.written_positions()[:, None, :, None]
             self._columns[ring] = positions % ring if ring is not None and self.end > ring else positions
         return self._columns[ring]
+
+    def places(self, heads: int, ring: int | None) -> tuple[mx.array, mx.array, mx.array]:
+        """The same as indices of [rows, heads, columns], each of them broadcast to [rows, heads, width]."""
+        key = (heads, ring)
+        if key not in self._places:
+            rows = mx.arange(len(self.lengths))[:, None, None]
+            self._places[key] = (rows, mx.arange(heads)[None, :, None], self.columns(ring)[..., 0])
+        return self._places[key]
 
     def mask(self, window: int | None, ring: int | None) -> mx.array:
         """What each query may read, bool [rows or 1, 1 ..., width, columns]: itself and what its window holds."""
@@ -168,7 +172,8 @@ class RowKVCache:
         if isinstance(positions.before, int):
             taken = 0
             for column, count in self._spans(positions.before, positions.width):
-                self._write_span(column, keys[:, :, taken : taken + count], values[:, :, taken : taken + count])
+                span = slice(taken, taken + count)
+                self._write(0, column, keys[:, :, span], values[:, :, span])
                 taken += count
         else:
             self._scatter(keys, values)
@@ -182,23 +187,23 @@ class RowKVCache:
             return self.keys, self.values
         return self.keys[:rows, :, :columns], self.values[:rows, :, :columns]
 
-    def _write_span(self, column: int, keys: mx.array, values: mx.array) -> None:
+    def _write(self, row: int, column: int, keys: mx.array, values: mx.array) -> None:
+        """Write a block [rows, heads, columns, head_dim] with its first corner at ``row``, ``column``."""
         assert self.keys is not None and self.values is not None
-        rows, end = keys.shape[0], column + keys.shape[2]
-        self.keys[:rows, :, column:end] = keys
-        self.values[:rows, :, column:end] = values
+        rows, columns = slice(row, row + keys.shape[0]), slice(column, column + keys.shape[2])
+        self.keys[rows, :, columns] = keys
+        self.values[rows, :, columns] = values
 
     def _scatter(self, keys: mx.array, values: mx.array) -> None:
         """Write each row at its own columns."""
         assert self.keys is not None and self.values is not None
-        columns = self._positions.columns(self._ring)
         rows, heads = keys.shape[:2]
         if rows == self.keys.shape[0]:
-            index = columns[:, None, :, None]
+            index = self._positions.columns(self._ring)
             self.keys = mx.put_along_axis(self.keys, index, keys, axis=2)
             self.values = mx.put_along_axis(self.values, index, values, axis=2)
         else:
-            where = (mx.arange(rows)[:, None, None], mx.arange(heads)[None, :, None], columns[:, None, :])
+            where = self._positions.places(heads, self._ring)
             self.keys[where] = keys
             self.values[where] = values
 
@@ -237,30 +242,38 @@ class RowKVCache:
         spans = list(self._spans(length - count, count))
         return KVRow(_gather(self.keys, index, spans), _gather(self.values, index, spans))
 
-    def append(self, row: KVRow) -> None:
-        """Write ``row`` as the last row; the positions already count it."""
-        if row.keys is not None and row.values is not None:
-            self._reserve(row.keys, row.values, self._positions.lengths[-1] + 1)
-            self.replace(self.rows - 1, row)
-
-    def detach_last(self) -> KVRow:
-        """The last row as arrays of their own, to be evaluated before ``replace`` writes them."""
-        row = self.take(self.rows - 1)
-        if row.keys is None or row.values is None:
-            return row
-        return KVRow(row.keys * 1, row.values * 1)
+    def detach(self, index: int) -> KVRow:
+        """A row as arrays of their own, to be evaluated before ``replace`` writes them."""
+        row = self.take(index)
+        return row if row.keys is None or row.values is None else KVRow(row.keys * 1, row.values * 1)
 
     def replace(self, index: int, row: KVRow) -> None:
         """Write ``row`` over the row at ``index``, whose position count is already the new one's."""
         if row.keys is None or row.values is None:
             return
-        assert self.keys is not None and self.values is not None
+        self._reserve(row.keys, row.values, self._positions.lengths[index] + 1)
         count = row.keys.shape[2]
         taken = 0
         for column, run in self._spans(self._positions.lengths[index] - count, count):
-            self.keys[index : index + 1, :, column : column + run] = row.keys[:, :, taken : taken + run]
-            self.values[index : index + 1, :, column : column + run] = row.values[:, :, taken : taken + run]
+            span = slice(taken, taken + run)
+            self._write(index, column, row.keys[:, :, span], row.values[:, :, span])
             taken += run
+
+    def copy_rows(self, first: int, source: RowKVCache, source_first: int, count: int) -> None:
+        """Copy rows of another batch to ``first`` and after; the positions already count them.
+
+        One block for all of them where no ring has come round; what it copies beyond a row's length is garbage.
+        """
+        if source.keys is None or source.values is None:
+            return
+        width = max(self._positions.lengths[first : first + count])
+        if self._ring is not None and source._ring is not None and width > min(self._ring, source._ring):
+            for offset in range(count):
+                self.replace(first + offset, source.take(source_first + offset))
+            return
+        self._reserve(source.keys, source.values, width + 1)
+        rows = slice(source_first, source_first + count)
+        self._write(first, 0, source.keys[rows, :, :width], source.values[rows, :, :width])
 
     def shrink(self) -> None:
         """Give back columns when the rows that are left need less than half of them."""

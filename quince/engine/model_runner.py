@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
-from quince.engine.batch_cache import BatchCache
+from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.sampler import Sampled, Sampler
 from quince.sampling import SamplingParams
 
@@ -80,10 +80,8 @@ class ModelRunner:
         self._rows_changed = False
 
     def run(self, batch: Batch) -> list[SampledToken]:
-        for request_id in batch.free:
-            self._free(request_id)
-        for row in batch.join:
-            self._join(row)
+        if batch.free or batch.join:
+            self._change_rows(batch.free, batch.join)
         launched = _Launched()
         if self._rows:
             self._decode(launched)
@@ -98,23 +96,25 @@ class ModelRunner:
         """Give MLX's pooled buffers back to the system; for when there is nothing to do."""
         mx.clear_cache()
 
-    def _free(self, request_id: str) -> None:
-        if self._prefilled.pop(request_id, None) is not None:
-            return
-        index = next(i for i, row in enumerate(self._rows) if row.request_id == request_id)
-        self._cache.remove(index)
-        self._rows[index] = self._rows[-1]
-        self._rows.pop()
+    def _change_rows(self, free: list[str], join: list[DecodeRow]) -> None:
+        for request_id in free:
+            self._prefilled.pop(request_id, None)
+        leaving = set(free)
+        removed = [index for index, row in enumerate(self._rows) if row.request_id in leaving]
+        change = RowChange.plan(len(self._rows), removed, len(join))
+        self._cache.change(change, [self._take_prefilled(row) for row in join])
+        rows = [*self._rows, *(_Row(row.request_id, row.sampling, -1 - row.token_id) for row in join)]
+        self._rows = [rows[number] for number in change.order]
         self._rows_changed = True
 
-    def _join(self, row: DecodeRow) -> None:
+    def _take_prefilled(self, row: DecodeRow) -> tuple[BatchCache, int]:
+        """Where the row's prompt is."""
         prefilled = self._prefilled.pop(row.request_id, None)
-        if prefilled is None:  # a prompt of one token
-            prefilled = _Prefilled(self._new_cache(max_width=1), 0)
-            prefilled.cache.add_empty_rows(1)
-        self._cache.append(prefilled.cache.take(prefilled.index))
-        self._rows.append(_Row(row.request_id, row.sampling, -1 - row.token_id))
-        self._rows_changed = True
+        if prefilled is not None:
+            return prefilled.cache, prefilled.index
+        empty = self._new_cache(max_width=1)  # a prompt of one token
+        empty.add_empty_rows(1)
+        return empty, 0
 
     def _decode(self, launched: _Launched) -> None:
         inputs = self._gather_inputs()

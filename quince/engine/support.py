@@ -13,7 +13,7 @@ from random import Random
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from quince.engine.batch_cache import BatchCache
+from quince.engine.batch_cache import BatchCache, RowChange
 
 # Very different lengths, so that padding that leaks in is most of what the shorter row has seen.
 SHORT, LONG = 3, 40
@@ -56,10 +56,9 @@ def _agrees(model: Module, prompts: list[list[int]], expected: mx.array, *, pad:
 def _next_logits(model: Module, prompts: list[list[int]], *, pad: bool = False, mask_axes: int = 4) -> mx.array:
     """The logits after each prompt, float32 [rows, vocabulary]: all but the last token prefilled, then one step."""
     batch = BatchCache(model, max_width=1, mask_axes=mask_axes)
-    for group in [prompts] if pad else [[prompt] for prompt in prompts]:
-        prefill = _prefill(model, group, mask_axes)
-        for index in range(len(group)):
-            batch.append(prefill.take(index))
+    groups = [prompts] if pad else [[prompt] for prompt in prompts]
+    prefilled = [(_prefill(model, group, mask_axes), index) for group in groups for index in range(len(group))]
+    batch.change(RowChange.plan(0, [], len(prompts)), prefilled)
     batch.begin(1)
     logits: mx.array = model(mx.array([[prompt[-1]] for prompt in prompts]), cache=batch.layers)[:, -1]
     batch.commit()

@@ -5,23 +5,31 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from quince.engine.batch_cache import BatchCache
+from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.messages import AddRequest
 from quince.sampling import SamplingParams
 from tests import tiny_models
 from tests.engine.driver import make_core, run, run_alone
 
 
+def prefilled(model, length: int) -> BatchCache:
+    single = BatchCache(model, max_width=1024)
+    single.add_empty_rows(1)
+    single.begin(length)
+    model(mx.arange(length)[None] % tiny_models.VOCAB_SIZE, cache=single.layers)
+    single.commit()
+    return single
+
+
+def change(model, cache: BatchCache, *, leave: list[int] | None = None, join: list[int] | None = None) -> None:
+    plan = RowChange.plan(cache.rows, leave or [], len(join or []))
+    cache.change(plan, [(prefilled(model, length), 0) for length in join or []])
+
+
 def filled(model, lengths: list[int]) -> BatchCache:
     """A decode cache with one row per length, each prefilled on its own."""
     cache = BatchCache(model, max_width=1)
-    for length in lengths:
-        single = BatchCache(model, max_width=1024)
-        single.add_empty_rows(1)
-        single.begin(length)
-        model(mx.arange(length)[None] % tiny_models.VOCAB_SIZE, cache=single.layers)
-        single.commit()
-        cache.append(single.take(0))
+    change(model, cache, join=lengths)
     mx.eval(cache.arrays())
     return cache
 
@@ -43,7 +51,7 @@ def step(model, cache: BatchCache) -> mx.array:
 def test_the_last_row_takes_the_place_of_the_removed_one(model, removed: int) -> None:
     lengths = [5, 40, 17]
     cache = filled(model, lengths)
-    cache.remove(removed)
+    change(model, cache, leave=[removed])
     expected = list(lengths)
     expected[removed] = expected[-1]
     assert cache.lengths == expected[:-1]
@@ -52,32 +60,58 @@ def test_the_last_row_takes_the_place_of_the_removed_one(model, removed: int) ->
 
 def test_rows_can_all_leave_and_come_again(model) -> None:
     cache = filled(model, [5, 40])
-    cache.remove(0)
-    cache.remove(0)
+    change(model, cache, leave=[0, 1])
     assert cache.rows == 0
-    cache.append(filled(model, [9]).take(0))
+    change(model, cache, join=[9])
     assert mx.allclose(step(model, cache), step(model, filled(model, [9])), atol=1e-4)
 
 
-def test_a_row_that_was_taken_is_not_touched_by_its_batch(model) -> None:
-    cache = filled(model, [6, 30])
-    row = cache.take(1)
-    for _ in range(3):
-        step(model, cache)
-    other = BatchCache(model, max_width=1)
-    other.append(row)
-    assert mx.allclose(step(model, other), step(model, filled(model, [30])), atol=1e-4)
+def test_who_joins_takes_the_place_of_who_leaves(model) -> None:
+    cache = filled(model, [5, 40, 17, 3])
+    change(model, cache, leave=[1, 2], join=[20, 21, 22])
+    assert cache.lengths == [5, 20, 21, 3, 22]
+    assert mx.allclose(step(model, cache), step(model, filled(model, [5, 20, 21, 3, 22])), atol=1e-4)
+
+
+def test_rows_of_one_prefill_join_together(model) -> None:
+    """Copied as a block, also with different lengths and with the window's ring come round."""
+    group = BatchCache(model, max_width=64)
+    group.add_empty_rows(3)
+    counts = [7, 50, 30]
+    tokens = mx.broadcast_to(mx.arange(50)[None] % tiny_models.VOCAB_SIZE, (3, 50))
+    group.begin(50, counts)
+    model(tokens, cache=group.layers)
+    group.commit()
+    cache = filled(model, [4])
+    cache.change(RowChange.plan(1, [], 3), [(group, index) for index in range(3)])
+    assert mx.allclose(step(model, cache), step(model, filled(model, [4, *counts])), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "leave", "joining", "order"),
+    [
+        (3, [], 0, [0, 1, 2]),
+        (3, [0], 0, [2, 1]),
+        (3, [2], 0, [0, 1]),
+        (4, [0, 3], 0, [2, 1]),
+        (4, [0, 1, 2, 3], 0, []),
+        (4, [1, 2], 1, [0, 4, 3]),
+        (2, [0], 3, [2, 1, 3, 4]),
+        (0, [], 2, [0, 1]),
+    ],
+)
+def test_the_plan_of_a_change(rows: int, leave: list[int], joining: int, order: list[int]) -> None:
+    assert RowChange.plan(rows, leave, joining).order == order
 
 
 def test_room_is_given_back_when_a_long_row_leaves() -> None:
     model = tiny_models.build("qwen3")
     cache = filled(model, [5, 900, 7])
     before = cache.nbytes
-    cache.remove(1)
+    change(model, cache, leave=[1])
     assert cache.nbytes < before / 2
     assert mx.allclose(step(model, cache), step(model, filled(model, [5, 7])), atol=1e-4)
-    cache.remove(0)
-    cache.remove(0)
+    change(model, cache, leave=[0, 1])
     assert cache.nbytes == 0
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quince.engine.pacing import GRAIN, MIN_TOKENS, PrefillPacer
+from quince.engine.pacing import ALONE, FIRST_TOKENS, GRAIN, MIN_TOKENS, PrefillPacer
 
 
 def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPacer:
@@ -13,8 +13,16 @@ def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPa
     return pacer
 
 
-def test_nothing_decodes_nothing_to_protect() -> None:
-    assert learned(decode=0.02, token=1.0).budget(decoding=False) == 2048
+def test_alone_a_step_is_longer_but_still_ends_soon_enough_for_an_abort() -> None:
+    pacer = learned(decode=0.02, token=1e-3)
+    assert pacer.budget(decoding=True) < pacer.budget(decoding=False) == int(ALONE / 1e-3) // GRAIN * GRAIN
+
+
+def test_small_prompts_do_not_make_large_ones_look_dear() -> None:
+    pacer = learned(decode=0.005, token=5e-6)
+    for _ in range(10):
+        pacer.observe(prefill_tokens=5, decoding=False, seconds=0.005)
+    assert pacer.budget(decoding=True) == 2048
 
 
 def test_a_fast_device_takes_whole_chunks() -> None:
@@ -33,8 +41,9 @@ def test_a_prompt_always_goes_on() -> None:
     assert learned(decode=0.01, token=1.0, max_tokens=16).budget(decoding=True) == 16
 
 
-def test_before_anything_is_known_a_whole_chunk_is_tried() -> None:
-    assert PrefillPacer(max_tokens=512).budget(decoding=True) == 512
+def test_before_anything_is_known_a_moderate_chunk_is_tried() -> None:
+    assert PrefillPacer(max_tokens=4096).budget(decoding=False) == FIRST_TOKENS
+    assert PrefillPacer(max_tokens=100).budget(decoding=True) == 100
 
 
 def test_one_slow_step_does_not_change_the_pace() -> None:
