@@ -44,9 +44,16 @@ class Batch(msgspec.Struct, frozen=True):
     decoding: int = 0
 
     @property
+    def prefill_shape(self) -> tuple[int, int, int]:
+        """The rectangle that is prefilled: rows, tokens of the longest, and where it starts."""
+        width = max((len(chunk.token_ids) for chunk in self.prefill), default=0)
+        return len(self.prefill), width, self.prefill[0].start if self.prefill else 0
+
+    @property
     def prefill_size(self) -> int:
-        """Tokens of the rectangle that is prefilled, padding included."""
-        return len(self.prefill) * max((len(chunk.token_ids) for chunk in self.prefill), default=0)
+        """Tokens of the rectangle, padding included."""
+        rows, width, _ = self.prefill_shape
+        return rows * width
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True):

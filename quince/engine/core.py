@@ -14,7 +14,7 @@ from quince.engine.model_runner import ModelRunner
 from quince.engine.pacing import PrefillPacer
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler
-from quince.engine.support import probe
+from quince.engine.support import probe, token_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def make_core(model: Module, vocab_size: int, *, max_running_requests: int, pref
     support = probe(model, vocab_size)
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
-    pacer = PrefillPacer(max_tokens=prefill_chunk_size)
+    pacer = PrefillPacer(max_tokens=prefill_chunk_size, token_seconds=token_seconds(model, vocab_size))
     rows = max_running_requests if support.batches else 1
     return EngineCore(
         Scheduler(max_running_requests=rows, pacer=pacer, pad_prefill=support.pads),
@@ -82,11 +82,12 @@ class EngineCore:
     def _pace(self, batch: Batch) -> None:
         """``run`` has just started this batch, having waited for the one before: tell how long that one took."""
         now = time.perf_counter()
-        before = self._launched
-        if before is not None and (before.prefill or before.decoding):
-            self._pacer.observe(
-                prefill_tokens=before.prefill_size, decoding=before.decoding > 0, seconds=now - self._launched_at
-            )
+        before, seconds = self._launched, now - self._launched_at
+        if before is not None and before.prefill:
+            decoding = before.decoding > 0
+            self._pacer.observe_prefill(before.prefill_shape, before.prefill_size, seconds, decoding=decoding)
+        elif before is not None and before.decoding:
+            self._pacer.observe_decode(seconds)
         self._launched, self._launched_at = batch, now
 
     def _count(self, batch: Batch, outputs: list[Output]) -> None:

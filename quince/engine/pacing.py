@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Hashable
 
 TARGET_GAP = 0.1  # seconds between two tokens of a running stream that nobody minds
 GAP_FACTOR = 3  # on a slow device, that many of its ordinary steps instead
 ALONE = 0.3  # seconds for a step of prompts only: how long an abort may have to wait
-FIRST_TOKENS = 512  # before anything is known
 MIN_TOKENS = 32
 GRAIN = 32  # budgets are multiples of it, so that the device sees few different shapes
 MEMORY = 32  # steps whose times are remembered
+FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
+MAX_SHAPES = 10_000
 
 
 class PrefillPacer:
@@ -19,24 +21,33 @@ class PrefillPacer:
 
     Beside decoding rows a budget is what fits the larger of TARGET_GAP and GAP_FACTOR median decode steps, otherwise
     what fits ALONE; never more than ``max_tokens``.
+
+    A device may compile kernels for a shape that it sees for the first time, which takes seconds on CUDA. Such a step
+    must not count: small budgets make new shapes, which would look dear again, and so on for ever.
     """
 
-    def __init__(self, *, max_tokens: int) -> None:
+    def __init__(self, *, max_tokens: int, token_seconds: float = 0.0) -> None:
+        """``token_seconds``: a first estimate; 0 if there is none."""
         self._max_tokens = max_tokens
+        self._first_estimate = token_seconds
         self._decode_seconds: deque[float] = deque(maxlen=MEMORY)
         self._prefills: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens, seconds per token
+        self._shapes: set[Hashable] = set()
 
-    def observe(self, *, prefill_tokens: int, decoding: bool, seconds: float) -> None:
-        """A step of so many prompt tokens (padding included), beside decoding rows or not, took ``seconds``."""
-        if prefill_tokens == 0:
-            self._decode_seconds.append(seconds)
-        else:
-            own = seconds - (self._decode_step() if decoding else 0.0)
-            self._prefills.append((prefill_tokens, max(own, 0.0) / prefill_tokens))
+    def observe_decode(self, seconds: float) -> None:
+        """A step that only decoded took ``seconds``."""
+        self._decode_seconds.append(seconds)
+
+    def observe_prefill(self, shape: Hashable, tokens: int, seconds: float, *, decoding: bool) -> None:
+        """A step that prefilled ``tokens`` (padding included) in this shape, beside decoding rows or not."""
+        cost = max(seconds - (self._decode_step() if decoding else 0.0), 0.0) / tokens
+        known = shape in self._shapes
+        if not known and len(self._shapes) < MAX_SHAPES:
+            self._shapes.add(shape)
+        if known or cost <= FIRST_TIME_FACTOR * self._token_cost():
+            self._prefills.append((tokens, cost))
 
     def budget(self, *, decoding: bool) -> int:
-        if not self._prefills:
-            return min(FIRST_TOKENS, self._max_tokens)
         step = self._decode_step()
         room = max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
         cost = self._token_cost()
@@ -48,5 +59,7 @@ class PrefillPacer:
 
     def _token_cost(self) -> float:
         """Seconds per token as the larger half of the remembered steps had it: small ones are mostly overhead."""
+        if not self._prefills:
+            return self._first_estimate
         larger = sorted(self._prefills)[len(self._prefills) // 2 :]
         return statistics.median(cost for _, cost in larger)

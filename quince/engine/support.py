@@ -7,6 +7,7 @@ answer slowly rather than wrongly.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from random import Random
 
@@ -35,13 +36,26 @@ class Support:
 
 def probe(model: Module, vocab_size: int) -> Support:
     """Compare two rows together with the same rows alone. Runs on the engine thread, before any request."""
-    random = Random(1)
-    prompts = [[random.randrange(vocab_size) for _ in range(length)] for length in (SHORT, LONG)]
+    prompts = [_random_prompt(vocab_size, length) for length in (SHORT, LONG)]
     expected = mx.concatenate([_next_logits(model, [prompt]) for prompt in prompts])
     for mask_axes in (4, 5):
         if _agrees(model, prompts, expected, pad=False, mask_axes=mask_axes):
             return Support(True, _agrees(model, prompts, expected, pad=True, mask_axes=mask_axes), mask_axes)
     return Support(batches=False, pads=False)
+
+
+def token_seconds(model: Module, vocab_size: int) -> float:
+    """What a prompt token costs here, roughly: the second time, since kernels are compiled at the first."""
+    prompt = _random_prompt(vocab_size, LONG)
+    for _ in range(2):
+        started = time.perf_counter()
+        mx.eval(_prefill(model, [prompt], mask_axes=4).arrays())
+    return (time.perf_counter() - started) / (LONG - 1)
+
+
+def _random_prompt(vocab_size: int, length: int) -> list[int]:
+    random = Random(length)
+    return [random.randrange(vocab_size) for _ in range(length)]
 
 
 def _agrees(model: Module, prompts: list[list[int]], expected: mx.array, *, pad: bool, mask_axes: int) -> bool:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from quince.engine.pacing import ALONE, FIRST_TOKENS, GRAIN, MIN_TOKENS, PrefillPacer
+from quince.engine.pacing import ALONE, GRAIN, MIN_TOKENS, PrefillPacer
 
 
 def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPacer:
     pacer = PrefillPacer(max_tokens=max_tokens)
     for _ in range(10):
-        pacer.observe(prefill_tokens=0, decoding=True, seconds=decode)
-        pacer.observe(prefill_tokens=100, decoding=True, seconds=decode + 100 * token)
+        pacer.observe_decode(decode)
+        pacer.observe_prefill("shape", 100, decode + 100 * token, decoding=True)
     return pacer
 
 
@@ -21,7 +21,7 @@ def test_alone_a_step_is_longer_but_still_ends_soon_enough_for_an_abort() -> Non
 def test_small_prompts_do_not_make_large_ones_look_dear() -> None:
     pacer = learned(decode=0.005, token=5e-6)
     for _ in range(10):
-        pacer.observe(prefill_tokens=5, decoding=False, seconds=0.005)
+        pacer.observe_prefill("small", 5, 0.005, decoding=False)
     assert pacer.budget(decoding=True) == 2048
 
 
@@ -41,14 +41,29 @@ def test_a_prompt_always_goes_on() -> None:
     assert learned(decode=0.01, token=1.0, max_tokens=16).budget(decoding=True) == 16
 
 
-def test_before_anything_is_known_a_moderate_chunk_is_tried() -> None:
-    assert PrefillPacer(max_tokens=4096).budget(decoding=False) == FIRST_TOKENS
+def test_the_first_estimate_serves_until_there_are_observations() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-3)
+    assert pacer.budget(decoding=False) == int(ALONE / 1e-3) // GRAIN * GRAIN
     assert PrefillPacer(max_tokens=100).budget(decoding=True) == 100
+
+
+def test_compiling_new_shapes_does_not_look_like_a_slow_device() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-5)
+    for shape in range(100):
+        pacer.observe_prefill(shape, 500, 2.0, decoding=True)
+    assert pacer.budget(decoding=True) == 4096
+
+
+def test_a_device_that_is_slow_in_every_new_shape_is_slow() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-3)
+    for shape in range(10):
+        pacer.observe_prefill(shape, 500, 500 * 2e-3, decoding=False)
+    assert pacer.budget(decoding=False) == int(ALONE / 2e-3) // GRAIN * GRAIN
 
 
 def test_one_slow_step_does_not_change_the_pace() -> None:
     pacer = learned(decode=0.01, token=1e-3)
     before = pacer.budget(decoding=True)
-    pacer.observe(prefill_tokens=100, decoding=True, seconds=30.0)
-    pacer.observe(prefill_tokens=0, decoding=True, seconds=30.0)
+    pacer.observe_prefill("shape", 100, 30.0, decoding=True)
+    pacer.observe_decode(30.0)
     assert pacer.budget(decoding=True) == before
