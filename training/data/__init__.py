@@ -1,0 +1,1 @@
+"""The training text: one module per skill, each with `generate(rng, split) -> Sample`."""
