@@ -1,0 +1,1 @@
+"""Real ``quince serve`` processes on loopback, spoken to by the official client and by hand-written HTTP."""

@@ -1,0 +1,158 @@
+"""The command line as a user meets it: exit codes, sentences, and which setting wins."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from quince import __version__
+from tests.e2e.conftest import StartServer
+from tests.e2e.helpers import chat_body
+from tests.e2e.server_process import QUINCE, environment
+
+FLAGS = (
+    "--host",
+    "--port",
+    "--ctx-size",
+    "--max-tokens",
+    "--temperature",
+    "--top-p",
+    "--max-running-requests",
+    "--queue-size",
+    "--queue-timeout",
+    "--prefill-chunk-size",
+    "--engine-timeout",
+    "--any-model-name",
+    "--log-level",
+)
+
+
+def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    wide = {"COLUMNS": "200", "NO_COLOR": "1", **(env or {})}
+    return subprocess.run(
+        [*QUINCE, *args], capture_output=True, text=True, timeout=60, env=environment(wide), check=False
+    )
+
+
+def test_help() -> None:
+    result = run("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "serve" in result.stdout
+
+
+def test_serve_help_names_every_option() -> None:
+    result = run("serve", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [flag for flag in FLAGS if flag not in result.stdout] == []
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"quince {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--nothing",),
+        ("nothing",),
+        ("serve", "--nothing"),
+        ("serve", "--port"),
+        ("serve", "one", "two"),
+        ("serve", "--port", "eighty"),
+        ("serve", "--temperature", "hot"),
+    ],
+)
+def test_wrong_usage(args: tuple[str, ...]) -> None:
+    result = run(*args)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert any(argument in result.stderr for argument in args)
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "source"),
+    [
+        (("--port", "99999"), {}, "--port"),
+        (("--port", "-1"), {}, "--port"),
+        (("--ctx-size", "0"), {}, "--ctx-size"),
+        (("--temperature", "9"), {}, "--temperature"),
+        (("--max-running-requests", "0"), {}, "--max-running-requests"),
+        (("--queue-timeout", "0"), {}, "--queue-timeout"),
+        (("--log-level", "loud"), {}, "--log-level"),
+        ((), {"QUINCE_PORT": "eighty"}, "QUINCE_PORT"),
+        ((), {"QUINCE_KEEPALIVE_INTERVAL": "-1"}, "QUINCE_KEEPALIVE_INTERVAL"),
+        ((), {"QUINCE_ANY_MODEL_NAME": "maybe"}, "QUINCE_ANY_MODEL_NAME"),
+        (("--port", "99999"), {"QUINCE_PORT": "80"}, "--port"),
+        (("--host", "no.such.host.invalid"), {}, "no.such.host.invalid"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(model_dir: Path, args: tuple[str, ...], env: dict[str, str], source: str) -> None:
+    """It names where the value came from."""
+    port = () if "QUINCE_PORT" in env or "--port" in args else ("--port", "0")
+    result = run("serve", *port, *args, str(model_dir), env=env)
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert source in result.stderr
+    if result.returncode == 1:
+        assert re.fullmatch(r"quince: .+\n", result.stderr), result.stderr
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
+def test_settings_from_the_environment(start_server: StartServer, model_dir: Path) -> None:
+    """The environment beats the default, a flag beats the environment."""
+    port = free_port()
+    env = {
+        "QUINCE_PORT": "1",
+        "QUINCE_CTX_SIZE": "128",
+        "QUINCE_MAX_TOKENS": "5",
+        "QUINCE_TEMPERATURE": "0",
+        "QUINCE_QUEUE_SIZE": "7",
+        "QUINCE_ANY_MODEL_NAME": "true",
+    }
+    server = start_server("--port", port, "--queue-size", "9", env=env)
+    assert server.base_url == f"http://127.0.0.1:{port}"
+    assert server.get("/v1/models").json()["data"][0]["max_model_len"] == 128
+    assert server.stats()["queue_size"] == 9
+    body = chat_body(model="whatever")
+    del body["max_tokens"], body["temperature"]
+    first, second = (server.post("/v1/chat/completions", body).json() for _ in range(2))
+    assert first["usage"]["completion_tokens"] == 5
+    assert first["choices"][0]["message"]["content"] == second["choices"][0]["message"]["content"]
+    too_long = server.post("/v1/chat/completions", chat_body("quince " * 200))
+    assert too_long.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_the_port_from_the_environment(model_dir: Path) -> None:
+    """Taken by somebody else, so that the sentence shows which one it was."""
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = str(occupied.getsockname()[1])
+        result = run("serve", str(model_dir), env={"QUINCE_PORT": port})
+    assert result.returncode == 1
+    assert port in result.stderr
+
+
+def test_the_quince_command_is_the_module(model_dir: Path) -> None:
+    command = Path(QUINCE[0]).with_name("quince")
+    result = subprocess.run(
+        [command, "--version"], capture_output=True, text=True, timeout=60, env=environment(), check=False
+    )
+    assert (result.returncode, result.stdout) == (0, f"quince {__version__}\n")
+
+
+def test_a_relative_path_and_the_served_name(start_server: StartServer, model_dir: Path, tmp_path: Path) -> None:
+    """A directory may be given in any spelling; requests may use that spelling or its last part."""
+    spelled = f"{model_dir.parent}/./{model_dir.name}/"
+    server = start_server(model=Path(spelled))
+    for name in (model_dir.name, str(model_dir)):
+        answer = server.post("/v1/chat/completions", chat_body(model=name, max_tokens=2))
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["model"] == name
