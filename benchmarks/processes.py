@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,29 +18,35 @@ from quince.bench.workload import Job, JobResult
 
 
 class Worker:
-    """A process that reads Jobs from its stdin and writes JobResults to its stdout, a line each."""
+    """A process that reads Jobs from its stdin and writes JobResults to its stdout, a line each.
+
+    Both are one socket: over pipes, results of more than 64 KiB were sometimes cut off there (Linux 6.18), which
+    stopped the benchmark for ever.
+    """
 
     def __init__(self, module: str, *arguments: str) -> None:
         command = [sys.executable, "-m", module, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(command, stdin=theirs, stdout=theirs)
+        self._socket = ours
+        self._results = ours.makefile("rb")
         self.pid = self._process.pid
 
     def send(self, job: Job) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(job) + b"\n")
-        self._process.stdin.flush()
+        self._socket.sendall(msgspec.json.encode(job) + b"\n")
 
     def result(self) -> JobResult:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._results.readline()
         if not line:
             raise SystemExit(f"{self._process.args!r} ended with code {self._process.wait()}")
         return msgspec.json.decode(line, type=JobResult)
 
     def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._socket.shutdown(socket.SHUT_WR)
         wait_or_kill(self._process)
+        self._results.close()
+        self._socket.close()
 
 
 @dataclass(frozen=True)

@@ -282,8 +282,9 @@ class EngineClient:
                 mailbox.fail(EngineError(output.error or "the engine failed while it ran this request"))
             else:
                 mailbox.put(output)
-        if not step.stats.running and not step.stats.waiting:
-            self._busy.clear()
+        idle = not step.stats.running and not step.stats.waiting
+        if idle and all(mailbox.finished for mailbox in self._mailboxes.values()):
+            self._busy.clear()  # else a request is on its way to the engine
 
     async def _watch_progress(self) -> None:
         """Kill an engine that has work and says nothing for ``engine_timeout``. Sleeps while there is no work."""

@@ -19,9 +19,6 @@ REQUESTS = 500
 FIRST = 50
 CONCURRENT = 64
 TOLERANCE = 0.05
-# glibc keeps freed blocks of up to 32 MiB unless it is told to map them: without this the resident size follows the
-# heap's fragmentation (137 to 181 MB over 1000 requests, then level) and says nothing about leaks.
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 PROMPT_WORDS = (1, 3, 10, 40, 150, 500, 2000)
 SAMPLING: tuple[dict[str, Any], ...] = (
     {},
@@ -108,7 +105,7 @@ async def settled_rss(server: ServerProcess) -> int:
 async def test_500_requests_at_64_concurrent(start_server: StartServer) -> None:
     draw = random.Random(500)
     plans = [Plan(draw) for _ in range(REQUESTS)]
-    server = start_server(env=GIVE_BACK)
+    server = start_server()
     engine = server.engine().pid
     limits = httpx2.Limits(max_connections=2 * CONCURRENT)
     async with (
