@@ -78,11 +78,8 @@ class LayerRows(Protocol):
     def arrays(self) -> list[mx.array]: ...
 
 
-class AttentionRows:
-    """Keys and values: see ``RowKVCache``."""
-
-    def __init__(self, cache: RowKVCache) -> None:
-        self.cache = cache
+class _Unframed:
+    """What needs nothing done around a call of the model."""
 
     def start(self) -> None:
         pass
@@ -92,6 +89,13 @@ class AttentionRows:
 
     def commit(self) -> None:
         pass
+
+
+class AttentionRows(_Unframed):
+    """Keys and values: see ``RowKVCache``."""
+
+    def __init__(self, cache: RowKVCache) -> None:
+        self.cache = cache
 
     def detach(self, indices: Sequence[int]) -> list[KVRow]:
         return [self.cache.detach(index) for index in indices]
@@ -152,20 +156,11 @@ class ProtocolRows:
         return _arrays_in(self.cache.state)
 
 
-class SoloRow:
+class SoloRow(_Unframed):
     """A cache of mlx-lm's own that cannot batch: one row, which is the cache itself."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
-
-    def start(self) -> None:
-        pass
-
-    def begin(self, counts: Sequence[int] | None) -> None:
-        pass
-
-    def commit(self) -> None:
-        pass
 
     def detach(self, indices: Sequence[int]) -> None:
         return None
