@@ -231,23 +231,41 @@ class EngineClient:
 
     async def _live(self) -> str:
         """One life of the engine process, from its start to its end; returns why it ended."""
-        address = self._sockets.address(f"{self._config.address}-{self.restarts}")
-        self._socket = ClientSocket(address)
-        self._child = await ChildProcess.start(self._config_at(address), self._command)
-        receiver = asyncio.create_task(self._receive(self._socket), name="engine-receive")
         try:
-            reason = await self._child.wait()
-            if receiver.done() and (load_error := receiver.result()):
-                self.last_error = ModelLoadError(f"the model cannot be loaded: {load_error}", retry_after=5)
-                return load_error
-            self.last_error = EngineUnavailable(f"the model is restarting: {reason}", retry_after=2)
+            address = self._sockets.address(f"{self._config.address}-{self.restarts}")
+            self._socket = ClientSocket(address)
+            self._child = await ChildProcess.start(self._config_at(address), self._command)
+            return await self._attend(self._child, self._socket)
+        except OSError as error:  # no memory, no file descriptors, no room for the socket
+            self.last_error = EngineUnavailable(f"the engine cannot be started: {error}", retry_after=5)
+            return self.last_error.message
+        finally:
+            if self._child is not None:
+                await self._child.stop()
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = self._child = None
+
+    async def _attend(self, child: ChildProcess, socket: ClientSocket) -> str:
+        """Deliver what the engine sends until its process ends."""
+        receiver = asyncio.create_task(self._receive(socket), name="engine-receive")
+        ended = asyncio.create_task(child.wait(), name="engine-wait")
+        try:
+            await asyncio.wait([receiver, ended], return_when=asyncio.FIRST_COMPLETED)
+            if receiver.done() and receiver.exception() is not None:
+                logger.error("a message of the engine could not be delivered: ending it", exc_info=receiver.exception())
+                child.kill()
+            reason = await ended
+            if receiver.done() and receiver.exception() is None:
+                reason = receiver.result()
+                self.last_error = ModelLoadError(f"the model cannot be loaded: {reason}", retry_after=5)
+            else:
+                self.last_error = EngineUnavailable(f"the model is restarting: {reason}", retry_after=2)
             return reason
         finally:
-            receiver.cancel()
-            await asyncio.gather(receiver, return_exceptions=True)
-            await self._child.stop()
-            self._socket.close()
-            self._socket = self._child = None
+            for task in (receiver, ended):
+                task.cancel()
+            await asyncio.gather(receiver, ended, return_exceptions=True)
 
     def _config_at(self, address: str) -> EngineConfig:
         return EngineConfig(
@@ -258,8 +276,8 @@ class EngineClient:
             max_model_len=self._config.max_model_len,
         )
 
-    async def _receive(self, socket: ClientSocket) -> str | None:
-        """Deliver the engine's messages. Returns the reason when it reports that it cannot load."""
+    async def _receive(self, socket: ClientSocket) -> str:
+        """Deliver the engine's messages. Returns only when it reports that it cannot load: why."""
         while True:
             match await socket.receive():
                 case StepOutput() as step:

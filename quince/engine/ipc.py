@@ -78,10 +78,15 @@ class ClientSocket:
     """The API process's end: asynchronous, bound before the engine starts."""
 
     def __init__(self, address: str) -> None:
+        """Raises OSError if the socket cannot be made."""
         self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PAIR)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(address)
+        try:
+            self._socket = self._context.socket(zmq.PAIR)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise OSError(error.errno, f"{address}: {error}") from error
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
 
     async def receive(self) -> FromEngine:

@@ -1,7 +1,8 @@
 """An engine process without a model: answers each prompt with its own tokens, and misbehaves when the prompt says so.
 
 Run as ``python -m tests.engine.fake_engine``. The first prompt token chooses: 1 answer, 2 die with last words, 3 hang,
-4 never start the request, 5 fail the request. With the model path "broken" it cannot load.
+4 never start the request, 5 fail the request, 6 send
+what nobody understands. With the model path "broken" it cannot load.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def main() -> None:
         while True:
             for message in socket.receive(wait=True):
                 match message:
+                    case AddRequest() if message.prompt_token_ids[0] == 6:
+                        socket.send(message)  # type: ignore[arg-type]
+                        continue
                     case AddRequest():
                         outputs = answer(message)
                         waiting += not outputs

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,19 +19,24 @@ from quince.sampling import SamplingParams
 
 COMMAND = (sys.executable, "-m", "tests.engine.fake_engine")
 SAMPLING = SamplingParams(max_tokens=10)
-ANSWER, DIE, HANG, NEVER_START, FAIL = [1, 7, 8], [2], [3], [4], [5]
+ANSWER, DIE, HANG, NEVER_START, FAIL, BABBLE = [1, 7, 8], [2], [3], [4], [5], [6]
 
 
 @asynccontextmanager
 async def running(
-    model: str = "fake", *, queue_size: int = 2, queue_timeout: float = 20, engine_timeout: float = 20
+    model: str = "fake",
+    *,
+    queue_size: int = 2,
+    queue_timeout: float = 20,
+    engine_timeout: float = 20,
+    command: Sequence[str] = COMMAND,
 ) -> AsyncIterator[EngineClient]:
     sockets = SocketDirectory()
     limits = EngineLimits(
         max_running_requests=1, queue_size=queue_size, queue_timeout=queue_timeout, engine_timeout=engine_timeout
     )
     config = EngineConfig(address="e", model_path=model, max_running_requests=1, prefill_chunk_size=16)
-    client = EngineClient(config, limits, sockets, COMMAND)
+    client = EngineClient(config, limits, sockets, command)
     client.start()
     try:
         yield client
@@ -101,6 +106,23 @@ async def test_a_hung_engine_is_killed_and_replaced() -> None:
             await ask(client, HANG)
         await until(client, EngineState.READY)
         assert client.restarts == 1
+
+
+async def test_an_engine_that_is_not_understood_is_replaced() -> None:
+    async with running() as client:
+        await client.wait_ready()
+        with pytest.raises(EngineUnavailable):
+            await ask(client, BABBLE)
+        await until(client, EngineState.READY)
+        assert client.restarts == 1
+        assert len(await ask(client, ANSWER)) == 4
+
+
+async def test_an_engine_that_cannot_be_started_is_tried_again() -> None:
+    async with running(command=("/nowhere/python",)) as client:
+        await until(client, EngineState.RESTARTING)
+        with pytest.raises(EngineUnavailable, match="cannot be started"):
+            await ask(client, ANSWER)
 
 
 async def test_an_idle_engine_is_left_alone() -> None:
