@@ -66,6 +66,7 @@ class EngineCore:
     def fail_step(self, error: str) -> list[Output]:
         """After ``step`` raised: end the requests that ran and start over with those that wait."""
         self.runner.reset()
+        self._launched = None
         return self.scheduler.fail_running(error)
 
     def stats(self, *, active_memory: int = 0, peak_memory: int = 0) -> EngineStats:

@@ -113,7 +113,7 @@ class EngineServer:
             if self._failed_steps == MAX_FAILED_STEPS:
                 raise
             return self._core.fail_step(f"the engine failed while it ran this request: {error}")
-        if outputs:
+        if any(output.token_ids for output in outputs):  # a start alone proves nothing
             self._failed_steps = 0
         return outputs
 

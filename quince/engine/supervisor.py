@@ -75,7 +75,10 @@ class ChildProcess:
             except TimeoutError:
                 self.kill()
                 await self._process.wait()
-        await self._reader
+            except asyncio.CancelledError:
+                self.kill()  # whoever cancels does not wait, but the process must not stay
+                raise
+        self._reader.cancel()  # a process that it left behind may hold its stderr open for ever
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -83,7 +83,7 @@ class ModelManager:
 
     def _engine_config(self) -> EngineConfig:
         return EngineConfig(
-            address=self._name.replace("/", "-")[:32],
+            address="engine",
             model_path=str(self._path),
             max_running_requests=self._config.max_running_requests,
             prefill_chunk_size=self._config.prefill_chunk_size,
@@ -100,7 +100,8 @@ class ModelManager:
 
     def _sampling_defaults(self) -> SamplingDefaults:
         """The server's own settings, then the model's generation_config.json, then OpenAI's defaults."""
-        own = read_json(self._path / "generation_config.json")
+        written = read_json(self._path / "generation_config.json")
+        own = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
         base = SamplingDefaults()
         temperature = own.get("temperature", base.temperature) if own.get("do_sample", True) else 0.0
         return SamplingDefaults(

@@ -21,7 +21,15 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], template_kwargs: d
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
     try:
         return tokenizer.render_chat([normalise(message) for message in messages], template_kwargs)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise InvalidRequest(f"the model's chat template refused the messages: {error}", param="messages") from error
 
 
@@ -48,6 +56,8 @@ def _tool_call(call: Message) -> Message:
     function = call["function"]
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # the model wrote it: else the template gets the text as it is
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # the model wrote it: else the template gets the text as it is
             arguments = json.loads(arguments or "{}")
     return {**call, "function": {**function, "arguments": arguments}}

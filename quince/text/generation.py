@@ -72,7 +72,7 @@ class TextGenerator:
             prompt = chat_template.render(self._tokenizer, messages, params.template_kwargs)
             return self._tokenizer.encode(prompt, add_special_tokens=False)
 
-        size = sum(len(str(message.get("content"))) for message in messages)
+        size = sum(len(str(message)) for message in messages) + len(str(params.template_kwargs))
         prompt_token_ids = await _maybe_on_thread(tokenize, size)
         async with aclosing(self.tokens(request_id, prompt_token_ids, params, field="messages")) as events:
             async for event in events:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -19,9 +20,9 @@ async def test_messages_arrive_as_they_were_sent() -> None:
     with EngineSocket(address) as engine:
         for message in sent:
             client.send(message)
-        received = engine.receive(wait=True)
+        received = await asyncio.to_thread(engine.receive, wait=True)
         while len(received) < 2:
-            received += engine.receive(wait=True)
+            received += await asyncio.to_thread(engine.receive, wait=True)
         assert received == sent
         engine.send(StepOutput([output], EngineStats(running=1)))
         assert await client.receive() == StepOutput([output], EngineStats(running=1))
