@@ -108,7 +108,7 @@ class ModelManager:
             max_tokens=self._config.max_tokens,
             temperature=temperature if self._config.temperature is None else self._config.temperature,
             top_p=own.get("top_p", base.top_p) if self._config.top_p is None else self._config.top_p,
-            top_k=own.get("top_k", base.top_k),
+            top_k=int(own.get("top_k", base.top_k)),
             min_p=own.get("min_p", base.min_p),
         )
 
