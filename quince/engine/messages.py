@@ -63,7 +63,10 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Output(msgspec.Struct, omit_defaults=True, array_like=True):
-    """What happened to one request in one step. ``started`` marks the step that took it out of the queue."""
+    """What happened to one request in one step. ``started`` marks the step that took it out of the queue.
+
+    With finish_reason ERROR, ``error`` says why, and ``refused`` that the request itself is at fault.
+    """
 
     request_id: str
     token_ids: list[int] = []
@@ -71,6 +74,7 @@ class Output(msgspec.Struct, omit_defaults=True, array_like=True):
     started: bool = False
     logprobs: list[TokenLogprobs] = []
     error: str | None = None
+    refused: bool = False
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
