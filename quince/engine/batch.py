@@ -35,13 +35,55 @@ class DecodeRow(msgspec.Struct, frozen=True):
     prompt_token_ids: list[int] = []
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """One step: drop ``free``, add ``join``, decode every row, prefill ``prefill`` in one forward pass.
+class SaveSegment(msgspec.Struct, frozen=True, tag=True):
+    """Keep the keys and values of a row's tokens ``start`` to ``stop`` as ``handle``: of the layers that can be cut."""
 
-    ``prefill`` holds either several requests whose whole prompts fit, or one chunk of a single request. ``decoding``
-    counts the rows that decode, those that join included.
+    handle: int
+    request_id: str
+    start: int
+    stop: int
+
+
+class SaveSnapshot(msgspec.Struct, frozen=True, tag=True):
+    """Keep the state of a row's other layers, as it is now, as ``handle``."""
+
+    handle: int
+    request_id: str
+
+
+class SplitSegment(msgspec.Struct, frozen=True, tag=True):
+    """The first ``at`` tokens of ``handle`` become ``head``; ``handle`` keeps the rest."""
+
+    handle: int
+    at: int
+    head: int
+
+
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    handle: int
+
+
+class Restore(msgspec.Struct, frozen=True, tag=True):
+    """Make a row of ``length`` tokens for a request out of the first ``count`` tokens of each (handle, count) of
+    ``segments``, in this order, and of ``snapshot``, which the layers that cannot be cut need."""
+
+    request_id: str
+    length: int
+    segments: list[tuple[int, int]]
+    snapshot: int | None = None
+
+
+CacheOperation = SaveSegment | SaveSnapshot | SplitSegment | Drop | Restore
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One step: do ``cache`` in order on the rows as they are, drop ``free``, add ``join``, decode every row, prefill
+    ``prefill`` in one forward pass.
+
+    ``decoding`` counts the rows that decode, those that join included.
     """
 
+    cache: list[CacheOperation] = []
     free: list[str] = []
     join: list[DecodeRow] = []
     prefill: list[PrefillChunk] = []
