@@ -12,27 +12,31 @@ from quince.sampling import SamplingParams
 
 
 class PrefillChunk(msgspec.Struct, frozen=True):
-    """Prompt tokens to put into a request's KV cache, the first of them at position ``start``.
+    """Tokens to put into a request's KV cache, the first of them at position ``start``.
 
-    ``prompt_len`` is how many tokens the request will prefill in all: the runner reserves room for them at once.
+    ``length`` is how many tokens there will be before the request decodes: the runner reserves room for them at once.
     """
 
     request_id: str
     token_ids: list[int]
     start: int
-    prompt_len: int
+    length: int
 
 
 class DecodeRow(msgspec.Struct, frozen=True):
-    """A prefilled request that joins the decode batch; ``token_id`` (the last of its prompt) is its first input.
+    """A prefilled request that joins the rows of ``group``; ``token_id``, the last of its tokens, is its first input.
 
-    ``prompt_token_ids`` are the whole prompt if the sampling parameters penalize it, else nothing.
+    ``generated`` of its tokens are the answer's: it was preempted. ``prompt_token_ids`` are the whole prompt and
+    ``generated_token_ids`` the answer so far if the sampling parameters penalize them, else nothing.
     """
 
     request_id: str
     token_id: int
     sampling: SamplingParams
+    group: int = 0
+    generated: int = 0
     prompt_token_ids: list[int] = []
+    generated_token_ids: list[int] = []
 
 
 class SaveSegment(msgspec.Struct, frozen=True, tag=True):
@@ -80,7 +84,9 @@ class Batch(msgspec.Struct, frozen=True):
     """One step: do ``cache`` in order on the rows as they are, drop ``free``, add ``join``, decode every row, prefill
     ``prefill`` in one forward pass.
 
-    ``decoding`` counts the rows that decode, those that join included.
+    Rows of one group decode in one forward pass. The requests of ``prefill`` either all begin or were all in the same
+    ``prefill`` before; who is left out there never comes back to it. ``decoding`` counts the rows that decode, those
+    that join included.
     """
 
     cache: list[CacheOperation] = []

@@ -6,42 +6,59 @@ import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
+import mlx.core as mx
 from llguidance import LLMatcher
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch
+from quince.engine.device import memory_budget
+from quince.engine.grouping import DecodeGroups
 from quince.engine.messages import AddRequest, EngineStats, Output
 from quince.engine.model_runner import ModelRunner
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler
 from quince.engine.structured import Constraint, GrammarCompiler
-from quince.engine.support import probe, token_seconds
+from quince.engine.support import measure, probe
 
 logger = logging.getLogger(__name__)
 
 
-def make_core(
-    model: Module,
-    vocab_size: int,
-    grammars: GrammarCompiler,
-    *,
-    max_running_requests: int,
-    prefill_chunk_size: int,
-) -> EngineCore:
+@dataclass(frozen=True)
+class CoreConfig:
+    """How much an engine does at once. ``prefix_cache_bytes``: 0 keeps nothing across requests, None a share of the
+    memory that is free. ``snapshot_interval``: tokens of a long prompt between two snapshots."""
+
+    max_running_requests: int
+    prefill_chunk_size: int
+    prefix_cache_bytes: int | None = None
+    snapshot_interval: int = 512
+
+
+def make_core(model: Module, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig) -> EngineCore:
     """An engine for this model, within what its code can do (see support.py)."""
     support = probe(model, vocab_size)
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
-    pacer = PrefillPacer(max_tokens=prefill_chunk_size, token_seconds=token_seconds(model, vocab_size))
-    rows = max_running_requests if support.batches else 1
-    return EngineCore(
-        Scheduler(max_running_requests=rows, pacer=pacer, pad_prefill=support.pads),
-        ModelRunner(model, vocab_size, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
-        pacer,
-        grammars,
+    costs = measure(model, vocab_size)
+    runner = ModelRunner(model, vocab_size, prefill_chunk_size=config.prefill_chunk_size, mask_axes=support.mask_axes)
+    pacer = PrefillPacer(max_tokens=config.prefill_chunk_size, token_seconds=costs.token_seconds)
+    if not costs.layout.reusable:
+        logger.warning("this architecture's caches cannot be saved: no prompt is taken from the prefix cache")
+    free = max(0, memory_budget() - mx.get_active_memory())
+    cache_bytes = free // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
+    scheduler = Scheduler(
+        max_running_requests=config.max_running_requests if support.batches else 1,
+        pacer=pacer,
+        pad_prefill=support.pads,
+        prefix_cache=PrefixCache(costs.layout, max_bytes=cache_bytes, is_stored=runner.store.__contains__),
+        groups=DecodeGroups(max_padding=costs.padding_tokens),
+        snapshot_interval=config.snapshot_interval,
     )
+    return EngineCore(scheduler, runner, pacer, grammars)
 
 
 class EngineCore:
@@ -62,7 +79,7 @@ class EngineCore:
         self._generation_tokens = 0
 
     def add(self, message: AddRequest) -> None:
-        request = Request(message.request_id, message.prompt_token_ids, message.sampling)
+        request = Request(message.request_id, message.prompt_token_ids, message.sampling, message.boundaries)
         if request.sampling.grammar is not None:
             self._compiling[request.request_id] = (request, self._grammars.compile(request.sampling))
             return
@@ -106,6 +123,9 @@ class EngineCore:
             generation_tokens=self._generation_tokens,
             active_memory=active_memory,
             peak_memory=peak_memory,
+            cached_tokens=self.scheduler.cached_tokens,
+            cache_hits=self.scheduler.cache_hits,
+            cache_bytes=self.scheduler.prefix_cache.nbytes,
         )
 
     def _take_compiled(self) -> None:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from quince.engine.kv_layout import KVLayout, columns_for, rows_for, shrunk_columns
+
 Mask = mx.array | str | None
 
 
@@ -132,8 +134,6 @@ class RowKVCache:
     tokens are reserved for each row at once.
     """
 
-    step = 256
-
     def __init__(
         self, positions: RowPositions, *, window: int | None, max_width: int, expected_length: int = 0
     ) -> None:
@@ -148,6 +148,10 @@ class RowKVCache:
     @property
     def rows(self) -> int:
         return len(self._positions.lengths)
+
+    @property
+    def has_window(self) -> bool:
+        return self._window is not None
 
     @property
     def offset(self) -> int | mx.array:
@@ -222,14 +226,13 @@ class RowKVCache:
         have_rows, have_columns = (0, 0) if self.keys is None else (self.keys.shape[0], self.keys.shape[2])
         if rows <= have_rows and columns <= have_columns:
             return
-        if rows > have_rows > 0:
-            rows = max(rows, 2 * have_rows)
-        shape = (max(rows, have_rows), keys.shape[1], max(columns, have_columns))
+        columns = max(columns, have_columns)
+        shape = (rows_for(have_rows, rows, columns), keys.shape[1], columns)
         self.keys = _grown(self.keys, keys, shape)
         self.values = _grown(self.values, values, shape)
 
     def _columns_for(self, length: int) -> int:
-        columns = (max(length, self._expected_length) + self.step - 1) // self.step * self.step
+        columns = columns_for(max(length, self._expected_length))
         return columns if self._ring is None else min(columns, self._ring)
 
     # Rows
@@ -246,6 +249,30 @@ class RowKVCache:
         """A row as arrays of their own, to be evaluated before ``replace`` writes them."""
         row = self.take(index)
         return row if row.keys is None or row.values is None else KVRow(row.keys * 1, row.values * 1)
+
+    def segment(self, index: int, start: int, stop: int) -> list[mx.array]:
+        """Keys and values of positions ``start`` to ``stop`` of a row, as arrays of their own; not with a window."""
+        assert self._window is None, "a ring cannot be cut"
+        if self.keys is None or self.values is None:
+            return []
+        where = (slice(index, index + 1), slice(None), slice(start, stop))
+        return [mx.contiguous(self.keys[where]), mx.contiguous(self.values[where])]
+
+    def snapshot(self, index: int) -> list[mx.array]:
+        """What a window holds of a row, in temporal order, as arrays of their own."""
+        return [mx.contiguous(array) for array in self.take(index) if array is not None]
+
+    def restore(self, segments: Sequence[list[mx.array]]) -> None:
+        """Become one row out of what ``segment`` gave, or out of one ``snapshot``; to be copied from only, since the
+        buffers may be the segments themselves. The position count is already the row's."""
+        present = [segment for segment in segments if segment]
+        if not present:
+            return
+        keys, values = (_joined([segment[part] for segment in present]) for part in (0, 1))
+        if self._window is None:
+            self.keys, self.values = keys, values
+        else:
+            self.replace(0, KVRow(keys, values))
 
     def replace(self, index: int, row: KVRow) -> None:
         """Write ``row`` over the row at ``index``, whose position count is already the new one's."""
@@ -282,10 +309,18 @@ class RowKVCache:
         if not self._positions.lengths:
             self.keys = self.values = None
             return
-        need = max(self._positions.lengths) + self.step
-        if self._ring is None and self.keys.shape[2] > 2 * need:
+        need = shrunk_columns(self.keys.shape[2], max(self._expected_length, *self._positions.lengths))
+        if self._ring is None and need < self.keys.shape[2]:
             self.keys = mx.contiguous(self.keys[:, :, :need])
             self.values = mx.contiguous(self.values[:, :, :need])
+
+    def layout(self) -> KVLayout:
+        if self.keys is None or self.values is None:
+            return KVLayout()
+        size = sum(a.shape[1] * a.shape[3] * a.itemsize for a in (self.keys, self.values))
+        if self._window is None:
+            return KVLayout(token_bytes=size)
+        return KVLayout(windows=((self._window, size),))
 
     # What models expect of a cache besides
 
@@ -312,8 +347,10 @@ def _grown(old: mx.array | None, like: mx.array, shape: tuple[int, int, int]) ->
     return new
 
 
+def _joined(pieces: list[mx.array]) -> mx.array:
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+
 def _gather(buffer: mx.array, index: int, spans: list[tuple[int, int]]) -> mx.array | None:
     pieces = [buffer[index : index + 1, :, column : column + count] for column, count in spans]
-    if not pieces:
-        return None
-    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+    return _joined(pieces) if pieces else None

@@ -24,6 +24,18 @@ class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int = 0
     reusable: bool = True
 
+    def __add__(self, other: KVLayout) -> KVLayout:
+        """Layers of both."""
+        sizes = dict(self.windows)
+        for window, size in other.windows:
+            sizes[window] = sizes.get(window, 0) + size
+        return KVLayout(
+            token_bytes=self.token_bytes + other.token_bytes,
+            windows=tuple(sorted(sizes.items())),
+            state_bytes=self.state_bytes + other.state_bytes,
+            reusable=self.reusable and other.reusable,
+        )
+
     @property
     def needs_snapshots(self) -> bool:
         """Whether some layers cannot be cut at any token, so that a row resumes from a snapshot only."""

@@ -14,13 +14,15 @@ from quince.sampling import SamplingParams
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine process needs to start. ``model_path`` is a local directory."""
+    """What an engine process needs to start. ``model_path`` is a local directory. ``prefix_cache_bytes``: None for a
+    share of the memory that is free, 0 for none."""
 
     address: str
     model_path: str
     max_running_requests: int
     prefill_chunk_size: int
     max_model_len: int | None = None
+    prefix_cache_bytes: int | None = None
 
 
 class FinishReason(enum.Enum):
@@ -31,9 +33,13 @@ class FinishReason(enum.Enum):
 
 
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):
+    """``boundaries``: positions in the prompt, in tokens, where messages end. Other requests may part there, so they
+    are good places to resume from; they never change an answer."""
+
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    boundaries: list[int] = []
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -63,7 +69,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Output(msgspec.Struct, omit_defaults=True, array_like=True):
-    """What happened to one request in one step. ``started`` marks the step that took it out of the queue.
+    """What happened to one request in one step. ``started`` marks the step that took it out of the queue, with how
+    many tokens of its prompt the prefix cache had.
 
     With finish_reason ERROR, ``error`` says why, and ``refused`` that the request itself is at fault.
     """
@@ -75,10 +82,15 @@ class Output(msgspec.Struct, omit_defaults=True, array_like=True):
     logprobs: list[TokenLogprobs] = []
     error: str | None = None
     refused: bool = False
+    cached_tokens: int = 0
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes."""
+    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes.
+
+    ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
+    ``cache_bytes`` is what it holds now.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -87,6 +99,9 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     generation_tokens: int = 0
     active_memory: int = 0
     peak_memory: int = 0
+    cached_tokens: int = 0
+    cache_hits: int = 0
+    cache_bytes: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

@@ -71,6 +71,7 @@ class PrefixCache:
         """``is_stored``: whether a handle's arrays are still there and sound; asked before a request relies on it."""
         self.max_bytes = max_bytes if layout.reusable else 0
         self.nbytes = 0
+        self.version = 0  # rises whenever a match may come out differently
         self.operations: list[CacheOperation] = []
         self._layout = layout
         self._is_stored = is_stored
@@ -84,6 +85,10 @@ class PrefixCache:
     @property
     def enabled(self) -> bool:
         return self.max_bytes > 0
+
+    @property
+    def needs_snapshots(self) -> bool:
+        return self.enabled and self._layout.needs_snapshots
 
     def take_operations(self) -> list[CacheOperation]:
         """What the runner has to do, in this order."""
@@ -218,6 +223,7 @@ class PrefixCache:
     def _add_leaf(self, parent: _Node, tokens: list[int], request_id: str) -> _Node:
         node = _Node(parent, tokens, next(self._handles))
         parent.children[tokens[0]] = node
+        self.version += 1
         self._nodes += 1
         self.nbytes += self._layout.segment_bytes(len(tokens))
         self._pending.add(node.segment)
@@ -227,6 +233,7 @@ class PrefixCache:
     def _add_snapshot(self, node: _Node, request_id: str) -> None:
         node.snapshot = next(self._handles)
         node.snapshot_used = next(self._clock)
+        self.version += 1
         self.nbytes += self._layout.snapshot_bytes(node.end)
         self._pending.add(node.snapshot)
         self.operations.append(SaveSnapshot(node.snapshot, request_id))
@@ -238,6 +245,7 @@ class PrefixCache:
         assert parent is not None
         head = _Node(parent, node.tokens[:at], next(self._handles))
         head.used = node.used
+        self.version += 1
         parent.children[head.tokens[0]] = head
         head.children[node.tokens[at]] = node
         node.parent, node.tokens = head, node.tokens[at:]
@@ -285,6 +293,7 @@ class PrefixCache:
         self.operations.clear()
         self._pending.clear()
         self.nbytes = self._nodes = 0
+        self.version += 1
 
     def _current(self, entry: _Entry) -> bool:
         used, _, node, snapshot = entry
@@ -326,6 +335,7 @@ class PrefixCache:
 
     def _drop_snapshot(self, node: _Node) -> None:
         assert node.snapshot is not None
+        self.version += 1
         self.nbytes -= self._layout.snapshot_bytes(node.end)
         self.operations.append(Drop(node.snapshot))
         node.snapshot = None
@@ -338,6 +348,7 @@ class PrefixCache:
         del node.parent.children[node.tokens[0]]
         node.parent = None
         self._nodes -= 1
+        self.version += 1
         self.nbytes -= self._layout.segment_bytes(len(node.tokens))
         self.operations.append(Drop(node.segment))
 

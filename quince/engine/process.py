@@ -65,7 +65,7 @@ class EngineServer:
         # MLX and mlx-lm take long to import: a wrong configuration is told before.
         import mlx.core as mx
 
-        from quince.engine.core import make_core
+        from quince.engine.core import CoreConfig, make_core
         from quince.engine.loader import load
         from quince.engine.structured import GrammarCompiler
 
@@ -76,8 +76,11 @@ class EngineServer:
             loaded.model,
             loaded.vocab_size,
             GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, socket.wake),
-            max_running_requests=config.max_running_requests,
-            prefill_chunk_size=config.prefill_chunk_size,
+            CoreConfig(
+                max_running_requests=config.max_running_requests,
+                prefill_chunk_size=config.prefill_chunk_size,
+                prefix_cache_bytes=config.prefix_cache_bytes,
+            ),
         )
         self._failed_steps = 0
         self.ready = Ready(

@@ -27,6 +27,7 @@ class FakeRunner:
     def __init__(self) -> None:
         self.prefilled: dict[str, int] = {}
         self.rows: dict[str, int] = {}
+        self.lanes: dict[str, int] = {}
         self.in_flight: list[SampledToken] = []
 
     def run(self, batch: Batch) -> list[SampledToken]:
@@ -41,7 +42,9 @@ class FakeRunner:
         for chunk in batch.prefill:
             assert self.prefilled.get(chunk.request_id, 0) == chunk.start
             self.prefilled[chunk.request_id] = chunk.start + len(chunk.token_ids)
-        assert len(batch.prefill) <= 1 or all(chunk.start == 0 for chunk in batch.prefill)
+            self.lanes.setdefault(chunk.request_id, id(batch))
+        lanes = {self.lanes[chunk.request_id] for chunk in batch.prefill}
+        assert len(lanes) <= 1, "requests of one prefill began together"
         done, self.in_flight = self.in_flight, [SampledToken(name, 1000 + n) for name, n in self.rows.items()]
         for name in self.rows:
             self.rows[name] += 1
@@ -94,16 +97,60 @@ def test_prompts_that_fit_one_rectangle_are_prefilled_together_padding_counted()
     assert [chunk.request_id for chunk in scheduler.schedule().prefill] == ["a", "b"]
 
 
-def test_a_long_prompt_goes_alone_in_chunks() -> None:
-    scheduler, runner = make(chunk=100), FakeRunner()
-    scheduler.add(request("long", 251))
-    scheduler.add(request("short", 5))
+def prefills(scheduler: Scheduler, runner: FakeRunner, steps: int) -> list[list[tuple[str, int]]]:
+    """What each step prefills: (request, tokens)."""
     sizes = []
-    for _ in range(4):
+    for _ in range(steps):
         batch = scheduler.schedule()
         sizes.append([(chunk.request_id, len(chunk.token_ids)) for chunk in batch.prefill])
         scheduler.update(runner.run(batch))
-    assert sizes == [[("long", 100)], [("long", 100)], [("long", 50)], [("short", 4)]]
+    return sizes
+
+
+def test_short_prompts_do_not_wait_for_a_long_one() -> None:
+    scheduler, runner = make(chunk=100), FakeRunner()
+    scheduler.add(request("long", 351))
+    scheduler.add(request("short", 5))
+    assert prefills(scheduler, runner, 5) == [
+        [("long", 100)],
+        [("short", 4)],
+        [("long", 100)],
+        [("long", 100)],
+        [("long", 50)],
+    ]
+
+
+def test_the_oldest_prompt_gets_every_second_step_however_many_short_ones_come() -> None:
+    scheduler, runner = make(running=100, chunk=100), FakeRunner()
+    scheduler.add(request("long", 1001))
+    taken = []
+    for step_number in range(20):
+        scheduler.add(request(f"short{step_number}", 50))
+        taken += prefills(scheduler, runner, 1)
+    assert sum(size for chunks in taken for name, size in chunks if name == "long") == 1000
+    assert sum(name != "long" for chunks in taken for name, _ in chunks) >= 10
+
+
+def test_two_long_prompts_at_most_hold_buffers_while_a_third_waits() -> None:
+    scheduler, runner = make(chunk=100), FakeRunner()
+    for name, length in (("a", 1001), ("b", 501), ("c", 701), ("d", 11)):
+        scheduler.add(request(name, length))
+    first = prefills(scheduler, runner, 6)
+    assert {name for chunks in first for name, _ in chunks} == {"a", "b", "d"}
+
+
+def test_very_different_lengths_are_not_prefilled_in_one_rectangle() -> None:
+    scheduler = make(chunk=100_000)
+    scheduler.add(request("long", 30_000))
+    scheduler.add(request("middle", 5_000))
+    for index in range(2):
+        scheduler.add(request(f"short{index}", 10))
+    runner = FakeRunner()
+    assert [{name for name, _ in chunks} for chunks in prefills(scheduler, runner, 3)] == [
+        {"long"},
+        {"short0", "short1"},
+        {"middle"},
+    ]
 
 
 def test_a_prompt_of_one_token_needs_no_prefill() -> None:
