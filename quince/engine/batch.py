@@ -26,15 +26,14 @@ class PrefillChunk(msgspec.Struct, frozen=True):
 class DecodeRow(msgspec.Struct, frozen=True):
     """A prefilled request that joins the rows of ``group``; ``token_id``, the last of its tokens, is its first input.
 
-    ``generated`` of its tokens are the answer's: it was preempted. ``prompt_token_ids`` are the whole prompt and
-    ``generated_token_ids`` the answer so far if the sampling parameters penalize them, else nothing.
+    ``prompt_token_ids`` are the whole prompt if the sampling parameters penalize it, else nothing;
+    ``generated_token_ids`` the answer so far, if the request was preempted.
     """
 
     request_id: str
     token_id: int
     sampling: SamplingParams
     group: int = 0
-    generated: int = 0
     prompt_token_ids: list[int] = []
     generated_token_ids: list[int] = []
 

@@ -36,6 +36,9 @@ from quince.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
+# A request for several answers is as many requests here: its id, this mark, the answer's number.
+ANSWER_MARK = "#"
+
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 STABLE_AFTER = 60.0  # an engine that lived this long starts with the first backoff again
@@ -150,10 +153,13 @@ class EngineClient:
         """Keep places for these requests until the block ends: the bound on all work for this model.
 
         Taken before a prompt is tokenized; ``generate`` takes one for a request that has none. Raises QueueFull if
-        there is no room for all of them.
+        there is no room for all of them, InvalidRequest if there never can be.
         """
+        places = self._limits.max_running_requests + self._limits.queue_size
         new = set(request_ids) - self._admitted
-        if len(self._admitted) + len(new) > self._limits.max_running_requests + self._limits.queue_size:
+        if len(new) > places:
+            raise InvalidRequest(f"a request cannot have more than {places} answers on this server", param="n")
+        if len(self._admitted) + len(new) > places:
             raise QueueFull("too many requests are waiting; try again later", retry_after=1)
         self._admitted |= new
         try:
@@ -195,10 +201,14 @@ class EngineClient:
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
         """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
-        found = [name for name in (self._mailboxes if request_ids is None else request_ids) if name in self._mailboxes]
+        found: dict[str, list[str]] = {}
+        for name in self._mailboxes:
+            whole = name.split(ANSWER_MARK)[0]
+            if request_ids is None or whole in request_ids:
+                found.setdefault(whole, []).append(name)
         if found:
-            self._send(Abort(found))
-        return found
+            self._send(Abort([name for names in found.values() for name in names]))
+        return list(found)
 
     # Requests
 

@@ -33,7 +33,7 @@ class Row:
             row.request_id,
             row.sampling,
             -1 - row.token_id,
-            row.generated,
+            len(row.generated_token_ids),
             row.prompt_token_ids,
             row.generated_token_ids,
         )

@@ -115,11 +115,8 @@ class ModelRunner:
             self._prefill(batch.prefill, launched)
         tokens = self._launched.wait()
         self.store.settle()
-        if self._constraints:
-            tokens = [self._advance(token) for token in tokens]
-        constrained = [part for part in launched.parts if part.logits is not None]
-        if constrained:
-            self._start_constrained(launched, constrained)
+        if any(part.logits is not None for part in launched.parts):
+            tokens = self._start_constrained(launched, tokens)
         else:
             launched.start()
         self._launched = launched
@@ -150,6 +147,8 @@ class ModelRunner:
             self._prefills.pop(request_id, None)
         joining: dict[int, list[tuple[DecodeRow, BatchCache, int]]] = defaultdict(list)
         for row in join:
+            if row.generated_token_ids and row.request_id in self._constraints:
+                self._constraints[row.request_id].restart(row.generated_token_ids)
             joining[row.group].append((row, *self._take_prefilled(row.request_id)))
         leaving = set(free)
         for number in [*self._groups, *(number for number in joining if number not in self._groups)]:
@@ -213,23 +212,24 @@ class ModelRunner:
             part.sampled = group.sample(logits, None)
         return part
 
-    def _start_constrained(self, launched: _Launched, parts: list[_Part]) -> None:
-        self._masks.start([self._constraints.get(request_id) for part in parts for request_id in part.request_ids])
+    def _start_constrained(self, launched: _Launched, tokens: list[SampledToken]) -> list[SampledToken]:
+        """Start the step in two parts. Returns ``tokens``, the last step's, with what is wrong with them."""
+        said = {token.request_id: token.token_id for token in tokens}
+        parts = [part for part in launched.parts if part.logits is not None]
+        rows = [request_id for part in parts for request_id in part.request_ids]
+        self._masks.start([self._constraints.get(name) for name in rows], [said.get(name) for name in rows])
         launched.start()
         allowed, first = self._masks.result(), 0
         for part in parts:
-            rows = len(part.request_ids)
             logits, part.logits = part.logits, None
             assert logits is not None
-            part.sampled = part.group.sample(logits, allowed[first : first + rows])
-            first += rows
+            part.sampled = part.group.sample(logits, allowed.tokens[first : first + len(part.request_ids)])
+            first += len(part.request_ids)
         mx.async_eval([part.sampled for part in parts])  # type: ignore[no-untyped-call]
-
-    def _advance(self, token: SampledToken) -> SampledToken:
-        """Tell the token's request, if it is constrained, what it has said."""
-        constraint = self._constraints.get(token.request_id)
-        error = None if constraint is None else constraint.advance(token.token_id)
-        return token if error is None else msgspec.structs.replace(token, error=error)
+        if not allowed.errors:
+            return tokens
+        errors = {rows[index]: error for index, error in allowed.errors.items()}
+        return [msgspec.structs.replace(token, error=errors.get(token.request_id)) for token in tokens]
 
     # Prefill
 

@@ -4,7 +4,7 @@ Invariants
 - A request is in exactly one of ``_waiting``, ``_following``, ``_prefilling``, ``_decoding``, ``_completing`` until it
   is finished.
 - The runner holds rows for ``_prefilling`` and ``_decoding``; together they are at most ``max_running_requests``.
-- Whoever leaves those two is in ``_free`` and is named in the next Batch. ``_completing`` waits for its last token.
+- Whoever leaves those two with a row is in ``_free`` and is named in the next Batch. ``_completing`` waits for its last token.
 - Between two steps the row of a request that prefills holds its first ``num_prefilled`` tokens, and that of one that
   decodes all of its ``token_ids``: what is inserted into the prefix cache is what the row holds.
 - The work of a step grows with the running requests, never with the waiting ones.
@@ -153,9 +153,8 @@ class Scheduler:
             request.input_token_ids[-1],
             sampling,
             self._groups.place(request_id, len(request.input_token_ids)),
-            request.num_generated,
             request.prompt_token_ids if sampling.repetition_penalty != 1 else [],
-            request.output_token_ids.copy() if sampling.penalizes else [],
+            request.output_token_ids.copy(),
         )
 
     def _advance_decoding(self) -> None:
@@ -310,7 +309,8 @@ class Scheduler:
         if request_id in self._prefilling:
             self._save(request)
             self._leave_prefill(request)
-            self._free.append(request_id)
+            if request.num_prefilled > 0:  # else the runner has no row yet
+                self._free.append(request_id)
         elif request_id in self._decoding:
             self._leave_decoding(request)
         for queue in (self._waiting, self._following, self._completing):

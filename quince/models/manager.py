@@ -13,6 +13,8 @@ from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import EngineConfig
 from quince.errors import ModelNotFound, UsageError
 from quince.models import demo
+from quince.text import reasoning_parsers, tool_parsers
+from quince.text.chat import ChatPrompter
 from quince.text.generation import SamplingDefaults, TextGenerator
 from quince.text.tokenizer import Tokenizer, read_json
 
@@ -49,7 +51,7 @@ class ModelManager:
         self._engine = engine
         # Importing and reading the tokenizer takes as long as loading a small model: side by side.
         tokenizer = await asyncio.to_thread(Tokenizer, self._path)
-        generator = TextGenerator(engine, tokenizer, self._sampling_defaults())
+        generator = TextGenerator(engine, tokenizer, self._prompter(tokenizer), self._sampling_defaults())
         self._model = LoadedModel(self._name, self._path, engine, generator, int(time.time()))
 
     async def stop(self) -> None:
@@ -98,6 +100,18 @@ class ModelManager:
             engine_timeout=self._config.engine_timeout,
         )
 
+    def _prompter(self, tokenizer: Tokenizer) -> ChatPrompter:
+        """Chats in the formats that the settings name, or else those that the model's template is written for."""
+        template, config = tokenizer.chat_template or "", self._config
+        special = tokenizer.special_tokens
+        reasoning = reasoning_parsers.detect(template, special)
+        tools = tool_parsers.detect(template, special)
+        if config.reasoning_parser is not None:
+            reasoning = None if config.reasoning_parser == "none" else reasoning_parsers.get(config.reasoning_parser)
+        if config.tool_parser is not None:
+            tools = None if config.tool_parser == "none" else tool_parsers.get(config.tool_parser)
+        return ChatPrompter(tokenizer, reasoning, tools)
+
     def _sampling_defaults(self) -> SamplingDefaults:
         """The server's own settings, then the model's generation_config.json, then OpenAI's defaults."""
         written = read_json(self._path / "generation_config.json")
@@ -110,6 +124,7 @@ class ModelManager:
             top_p=own.get("top_p", base.top_p) if self._config.top_p is None else self._config.top_p,
             top_k=int(own.get("top_k", base.top_k)),
             min_p=own.get("min_p", base.min_p),
+            repetition_penalty=own.get("repetition_penalty", base.repetition_penalty),
         )
 
 

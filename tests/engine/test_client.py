@@ -15,7 +15,7 @@ import pytest
 from quince.engine.client import EngineClient, EngineLimits, EngineState
 from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import EngineConfig, FinishReason, Output
-from quince.errors import EngineError, EngineUnavailable, QueueFull, QueueTimeout
+from quince.errors import EngineError, EngineUnavailable, InvalidRequest, QueueFull, QueueTimeout
 from quince.sampling import SamplingParams
 
 COMMAND = (sys.executable, "-m", "tests.engine.fake_engine")
@@ -187,6 +187,8 @@ async def test_places_are_taken_all_or_none() -> None:
             with pytest.raises(QueueFull), client.admit("b", "c", "d"):
                 raise AssertionError("admitted")
             assert client.num_requests == 1
+        with pytest.raises(InvalidRequest, match="more than 3"), client.admit("a", "b", "c", "d"):
+            raise AssertionError("admitted")
         with pytest.raises(ZeroDivisionError), client.admit("b", "c", "d"):
             _ = 1 / 0
         assert client.num_requests == 0
