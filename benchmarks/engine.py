@@ -95,7 +95,9 @@ class Quince:
         self._encode = msgspec.msgpack.Encoder().encode
         self._step_output = StepOutput
         grammars = GrammarCompiler(path / "tokenizer.json", BYTES)
-        self.core = make_core(self.model, BYTES, grammars, CoreConfig(max_running, chunk, PREFIX_CACHE_BYTES))
+        self.core = make_core(
+            self.model, BYTES, grammars, CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES)
+        )
         self._finished = 0
 
     def add(self, prompts: Prompts, max_tokens: int, *, sampled: bool) -> None:

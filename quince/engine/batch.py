@@ -85,7 +85,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     Rows of one group decode in one forward pass. The requests of ``prefill`` either all begin or were all in the same
     ``prefill`` before; who is left out there never comes back to it. ``decoding`` counts the rows that decode, those
-    that join included.
+    that join included. ``tight``: the groups' buffers become no larger than they must be.
     """
 
     cache: list[CacheOperation] = []
@@ -93,6 +93,7 @@ class Batch(msgspec.Struct, frozen=True):
     join: list[DecodeRow] = []
     prefill: list[PrefillChunk] = []
     decoding: int = 0
+    tight: bool = False
 
     @property
     def prefill_shape(self) -> tuple[int, int, int]:

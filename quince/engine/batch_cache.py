@@ -311,8 +311,12 @@ class BatchCache:
             layer.start()
         self._refresh()
 
-    def change(self, change: RowChange, joining: Sequence[tuple[BatchCache, int]]) -> None:
-        """Take rows of other batches in, drop and move own ones. Waits for the rows that move, if any do."""
+    def change(self, change: RowChange, joining: Sequence[tuple[BatchCache, int]], *, tight: bool = False) -> None:
+        """Take rows of other batches in, drop and move own ones. Waits for the rows that move, if any do.
+
+        ``tight``: have no room for more than these rows. Batches all of whose rows join must not be used any more.
+        """
+        self._positions.tight = tight
         old = self.lengths
         moved = [layer.detach([number for number, _ in change.moves]) for layer in self._layers]
         if change.moves:

@@ -55,13 +55,15 @@ class DecodeGroup:
         self._tokens: mx.array | None = None
         self._rows_changed = False
 
-    def change(self, leaving: set[str], join: Sequence[tuple[DecodeRow, BatchCache, int]]) -> None:
-        """``join``: requests, each with the row of another batch that holds its prompt."""
+    def change(
+        self, leaving: set[str], join: Sequence[tuple[DecodeRow, BatchCache, int]], *, tight: bool = False
+    ) -> None:
+        """``join``: requests, each with the row of another batch that holds its prompt. ``tight``: see BatchCache."""
         removed = [index for index, row in enumerate(self.rows) if row.request_id in leaving]
-        if not removed and not join:
+        if not removed and not join and not tight:
             return
         change = RowChange.plan(len(self.rows), removed, len(join))
-        self.cache.change(change, [(cache, index) for _, cache, index in join])
+        self.cache.change(change, [(cache, index) for _, cache, index in join], tight=tight)
         rows = [*self.rows, *(Row.of(row) for row, _, _ in join)]
         self.rows = [rows[number] for number in change.order]
         self._rows_changed = True

@@ -13,7 +13,8 @@ MAX_GROUPS = 8
 
 
 class DecodeGroups:
-    """Places rows by their length in tokens. All rows of all groups grow together, by ``advance``."""
+    """Places rows by their length in tokens, as it is after the Batch that is being made. All rows of all groups grow
+    together, by ``advance``."""
 
     def __init__(self, *, max_padding: int) -> None:
         """``max_padding``: tokens that a group may read in vain in one step."""
@@ -47,9 +48,10 @@ class DecodeGroups:
         self._group_of.clear()
 
     @property
-    def lengths(self) -> Mapping[int, list[int]]:
-        """The rows' lengths, by group."""
-        return {group: [offset + self._steps for offset in rows.values()] for group, rows in self._groups.items()}
+    def lengths(self) -> Mapping[int, dict[str, int]]:
+        """The rows' lengths, by group and request."""
+        steps = self._steps
+        return {number: {name: at + steps for name, at in rows.items()} for number, rows in self._groups.items()}
 
     def _added_padding(self, group: int, offset: int) -> int:
         offsets = self._groups[group].values()

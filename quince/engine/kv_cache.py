@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from quince.engine.kv_layout import KVLayout, columns_for, rows_for, shrunk_columns
+from quince.engine.kv_layout import KVLayout, columns_for, rows_for, shrunk_columns, shrunk_rows
 
 Mask = mx.array | str | None
 
@@ -33,6 +33,7 @@ class RowPositions:
     def __init__(self, *, mask_axes: int = 4) -> None:
         """``mask_axes``: 5 for models that spread grouped heads over an axis of their own (see support.py)."""
         self._mask_axes = mask_axes
+        self.tight = False  # whether buffers are no larger than they must be
         self.lengths: list[int] = []
         self.call = 0
         self.width = 0
@@ -144,6 +145,7 @@ class RowKVCache:
         self._ring = None if window is None else window + max_width - 1
         self._expected_length = expected_length
         self._call = 0
+        self.owned = True  # whether nobody else holds the buffers
 
     @property
     def rows(self) -> int:
@@ -227,7 +229,8 @@ class RowKVCache:
         if rows <= have_rows and columns <= have_columns:
             return
         columns = max(columns, have_columns)
-        shape = (rows_for(have_rows, rows, columns), keys.shape[1], columns)
+        rows = max(rows, have_rows) if self._positions.tight else rows_for(have_rows, rows)
+        shape = (rows, keys.shape[1], columns)
         self.keys = _grown(self.keys, keys, shape)
         self.values = _grown(self.values, values, shape)
 
@@ -270,7 +273,7 @@ class RowKVCache:
             return
         keys, values = (_joined([segment[part] for segment in present]) for part in (0, 1))
         if self._window is None:
-            self.keys, self.values = keys, values
+            self.keys, self.values, self.owned = keys, values, False
         else:
             self.replace(0, KVRow(keys, values))
 
@@ -287,11 +290,14 @@ class RowKVCache:
             taken += run
 
     def copy_rows(self, first: int, source: RowKVCache, source_first: int, count: int) -> None:
-        """Copy rows of another batch to ``first`` and after; the positions already count them.
+        """Copy rows of another batch, or take them over if they are all of both; the positions already count them.
 
         One block for all of them where no ring has come round; what it copies beyond a row's length is garbage.
         """
         if source.keys is None or source.values is None:
+            return
+        if self.keys is None and self._ring is None and source.owned and count == source.keys.shape[0] == self.rows:
+            self.keys, self.values = source.keys, source.values  # the other batch has no more use for them
             return
         width = max(self._positions.lengths[first : first + count])
         if self._ring is not None and source._ring is not None and width > min(self._ring, source._ring):
@@ -303,16 +309,24 @@ class RowKVCache:
         self._write(first, 0, source.keys[rows, :, :width], source.values[rows, :, :width])
 
     def shrink(self) -> None:
-        """Give back columns when the rows that are left need less than half of them."""
+        """Give back rows and columns when much less is needed, or, while memory is tight, all that is not."""
         if self.keys is None or self.values is None:
             return
         if not self._positions.lengths:
             self.keys = self.values = None
             return
-        need = shrunk_columns(self.keys.shape[2], max(self._expected_length, *self._positions.lengths))
-        if self._ring is None and need < self.keys.shape[2]:
-            self.keys = mx.contiguous(self.keys[:, :, :need])
-            self.values = mx.contiguous(self.values[:, :, :need])
+        have_rows, have_columns = self.keys.shape[0], self.keys.shape[2]
+        longest = max(self._positions.lengths)
+        if self._positions.tight:
+            rows, columns = self.rows, min(have_columns, self._columns_for(longest + 1))
+        else:
+            columns = min(have_columns, self._columns_for(shrunk_columns(have_columns, longest)))
+            rows = shrunk_rows(have_rows, self.rows)
+        if self._ring is not None:
+            columns = have_columns  # a ring that has come round cannot be cut
+        if (rows, columns) != (have_rows, have_columns):
+            self.keys = mx.contiguous(self.keys[:rows, :, :columns])
+            self.values = mx.contiguous(self.values[:rows, :, :columns])
 
     def layout(self) -> KVLayout:
         if self.keys is None or self.values is None:

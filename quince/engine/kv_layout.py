@@ -9,7 +9,6 @@ from __future__ import annotations
 import msgspec
 
 COLUMN_STEP = 256  # buffers grow by so many tokens
-DOUBLE_ROWS_BELOW = 1024  # columns; longer rows are too dear to keep room for as many again
 
 
 class KVLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,14 +57,17 @@ def columns_for(length: int) -> int:
     return (length + COLUMN_STEP - 1) // COLUMN_STEP * COLUMN_STEP
 
 
-def rows_for(have: int, need: int, columns: int) -> int:
+def rows_for(have: int, need: int) -> int:
     """How many rows a buffer gets when it must grow from ``have`` to ``need``: more, so that it seldom grows."""
-    if need <= have:
-        return have
-    return max(need, 2 * have if columns <= DOUBLE_ROWS_BELOW else have + have // 4)
+    return have if need <= have else max(need, have + have // 2)
+
+
+def shrunk_rows(have: int, need: int) -> int:
+    """Rows to keep when ``need`` are left."""
+    return 2 * need if have > 4 * need else have
 
 
 def shrunk_columns(have: int, longest: int) -> int:
     """Columns to keep when the longest row that is left has ``longest`` tokens."""
-    need = longest + COLUMN_STEP
+    need = columns_for(longest + COLUMN_STEP)
     return need if have > 2 * need else have

@@ -14,14 +14,15 @@ from quince.sampling import SamplingParams
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine process needs to start. ``model_path`` is a local directory. ``prefix_cache_bytes``: None for a
-    share of the memory that is free, 0 for none."""
+    """What an engine process needs to start. ``model_path`` is a local directory. ``memory_bytes`` (None: what the
+    device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none; None: a share)."""
 
     address: str
     model_path: str
     max_running_requests: int
     prefill_chunk_size: int
     max_model_len: int | None = None
+    memory_bytes: int | None = None
     prefix_cache_bytes: int | None = None
 
 
@@ -89,7 +90,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes.
 
     ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
-    ``cache_bytes`` is what it holds now.
+    ``cache_bytes`` is what it holds now. ``preemptions``: how often a request had to give up its row for a while.
     """
 
     running: int = 0
@@ -102,6 +103,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     cache_hits: int = 0
     cache_bytes: int = 0
+    preemptions: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

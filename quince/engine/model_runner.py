@@ -108,8 +108,8 @@ class ModelRunner:
 
     def run(self, batch: Batch) -> list[SampledToken]:
         self._operate(batch.cache)
-        if batch.free or batch.join:
-            self._change_rows(batch.free, batch.join)
+        if batch.free or batch.join or batch.tight:
+            self._change_rows(batch)
         launched = _Launched([self._decode(group) for group in self._groups.values()])
         if batch.prefill:
             self._prefill(batch.prefill, launched)
@@ -142,18 +142,18 @@ class ModelRunner:
 
     # Rows
 
-    def _change_rows(self, free: list[str], join: list[DecodeRow]) -> None:
-        for request_id in free:
+    def _change_rows(self, batch: Batch) -> None:
+        for request_id in batch.free:
             self._prefills.pop(request_id, None)
         joining: dict[int, list[tuple[DecodeRow, BatchCache, int]]] = defaultdict(list)
-        for row in join:
+        for row in batch.join:
             if row.generated_token_ids and row.request_id in self._constraints:
                 self._constraints[row.request_id].restart(row.generated_token_ids)
             joining[row.group].append((row, *self._take_prefilled(row.request_id)))
-        leaving = set(free)
+        leaving = set(batch.free)
         for number in [*self._groups, *(number for number in joining if number not in self._groups)]:
             group = self._groups.setdefault(number, DecodeGroup(self._new_cache(max_width=1)))
-            group.change(leaving, joining.get(number, ()))
+            group.change(leaving, joining.get(number, ()), tight=batch.tight)
             if not group.rows:
                 del self._groups[number]
 
@@ -250,7 +250,7 @@ class ModelRunner:
 
     def _start_prefill(self, chunks: list[PrefillChunk]) -> _Prefill:
         """A row for every chunk: empty, or what was restored."""
-        longest = max(chunk.length for chunk in chunks)
+        longest = max(chunk.length for chunk in chunks) + 1  # one more, for the first step of decoding
         cache = self._new_cache(max_width=self._prefill_chunk_size, expected_length=longest)
         if all(chunk.start == 0 for chunk in chunks):
             cache.add_empty_rows(len(chunks))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from quince.engine.batch import PrefillChunk
+from quince.engine.kv_layout import columns_for
+from quince.engine.memory import Rectangle
 from quince.engine.request import Request
 
 MAX_LANES = 4
@@ -20,6 +22,16 @@ class Lane:
 
     pad: bool  # whether prompts of different lengths may be computed together
     requests: list[Request] = field(default_factory=list)
+    rectangle: Rectangle = field(default_factory=Rectangle)  # its buffers, until the last of its requests has left
+
+    def add(self, request: Request) -> None:
+        self.requests.append(request)
+        self.rectangle = self.grown(request)
+
+    def grown(self, request: Request) -> Rectangle:
+        """Its buffers if this request begins in it, too."""
+        rows, columns = self.rectangle
+        return Rectangle(rows + 1, max(columns, columns_for(len(request.input_token_ids))))
 
     @property
     def pending(self) -> list[Request]:
@@ -77,6 +89,18 @@ class PrefillLanes:
         """A new lane, to be filled before the next ``next_chunks``."""
         self._lanes.append(Lane(self._pad))
         return self._lanes[-1]
+
+    @property
+    def rectangles(self) -> list[Rectangle]:
+        """The buffers of all lanes."""
+        return [lane.rectangle for lane in self._lanes if lane.requests]
+
+    def whole(self, requests: Sequence[Request]) -> Rectangle | None:
+        """The buffers of the lane that these requests are all of, and always were, if there is one."""
+        for lane in self._lanes:
+            if lane.requests == requests and lane.rectangle.rows == len(requests):
+                return lane.rectangle
+        return None
 
     def remove(self, request: Request) -> None:
         for lane in self._lanes:

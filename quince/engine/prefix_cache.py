@@ -6,7 +6,7 @@ are kept elsewhere under handles: whatever the tree decides becomes a CacheOpera
 
 Invariants
 - A token sequence stands in the tree once: what two sequences share is one path.
-- ``nbytes`` is the sum of all segments and snapshots and never exceeds ``max_bytes``.
+- ``nbytes`` is the sum of all segments and snapshots. It exceeds ``max_bytes`` by what is pinned at the most.
 - A pinned node keeps its segment and its snapshot; so do the segments of its ancestors, since only leaves are evicted.
 - A model whose layers can all be cut resumes anywhere; any other resumes at a snapshot, and every leaf has one.
 - Who was used last is evicted last. A snapshot counts as used when a request resumes from it; a node also when one
@@ -69,7 +69,8 @@ class PrefixCache:
 
     def __init__(self, layout: KVLayout, *, max_bytes: int, is_stored: Callable[[int], bool] = lambda _: True) -> None:
         """``is_stored``: whether a handle's arrays are still there and sound; asked before a request relies on it."""
-        self.max_bytes = max_bytes if layout.reusable else 0
+        self.enabled = max_bytes > 0 and layout.reusable
+        self.max_bytes = max_bytes if self.enabled else 0
         self.nbytes = 0
         self.version = 0  # rises whenever a match may come out differently
         self.operations: list[CacheOperation] = []
@@ -81,10 +82,6 @@ class PrefixCache:
         self._clock = itertools.count(1)
         self._oldest: list[_Entry] = []
         self._pending: set[int] = set()  # handles whose arrays the runner has not been told to make yet
-
-    @property
-    def enabled(self) -> bool:
-        return self.max_bytes > 0
 
     @property
     def needs_snapshots(self) -> bool:
@@ -283,6 +280,11 @@ class PrefixCache:
         before = self.nbytes
         self.evict_to(before - nbytes)
         return before - self.nbytes
+
+    def resize(self, max_bytes: int) -> None:
+        """From now on, keep at most so many bytes."""
+        self.max_bytes = max(0, max_bytes)
+        self.evict_to(self.max_bytes)
 
     def clear(self) -> None:
         """Forget everything, arrays included, without operations: the runner has lost them."""

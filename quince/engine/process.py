@@ -79,6 +79,7 @@ class EngineServer:
             CoreConfig(
                 max_running_requests=config.max_running_requests,
                 prefill_chunk_size=config.prefill_chunk_size,
+                memory_bytes=config.memory_bytes,
                 prefix_cache_bytes=config.prefix_cache_bytes,
             ),
         )

@@ -14,12 +14,16 @@ from quince.sampling import SamplingParams
 class RequestStatus(enum.Enum):
     """
     WAITING --schedule--> RUNNING --token--> FINISHED_STOPPED | FINISHED_LENGTH
-       |                     |
-       +------- abort -------+--> FINISHED_ABORTED        RUNNING --failed step--> FINISHED_ERROR
+       |                  |  ^  |
+       |         no memory|  |  +--failed step--> FINISHED_ERROR
+       |                  v  |schedule
+       |                PREEMPTED
+       +--abort--+--------+--------> FINISHED_ABORTED (RUNNING, too)
     """
 
     WAITING = enum.auto()
     RUNNING = enum.auto()
+    PREEMPTED = enum.auto()
     FINISHED_STOPPED = enum.auto()
     FINISHED_LENGTH = enum.auto()
     FINISHED_ABORTED = enum.auto()
@@ -27,7 +31,7 @@ class RequestStatus(enum.Enum):
 
     @property
     def finished(self) -> bool:
-        return self not in (RequestStatus.WAITING, RequestStatus.RUNNING)
+        return self not in (RequestStatus.WAITING, RequestStatus.RUNNING, RequestStatus.PREEMPTED)
 
 
 STATUS_OF = {
@@ -59,12 +63,14 @@ class Request:
     num_prefilled: int = 0
     num_launched: int = 0
     output_token_ids: list[int] = field(default_factory=list)
+    max_tokens: int = field(init=False)  # of the answer, as far as there is memory for it
     input_token_ids: list[int] = field(init=False)
     match: tuple[int, Match] | None = None  # what the prefix cache had, and its version then
     save_points: list[int] = field(default_factory=list)  # positions to come where a snapshot is taken, ascending
     stop_token_ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.max_tokens = self.sampling.max_tokens
         self.input_token_ids = self.prompt_token_ids
         self.stop_token_ids = frozenset(self.sampling.stop_token_ids)
 
@@ -75,6 +81,13 @@ class Request:
     @property
     def num_to_prefill(self) -> int:
         return len(self.input_token_ids) - 1 - self.num_prefilled
+
+    def preempt(self) -> None:
+        """It has lost its row and begins again, with the answer so far as part of its input."""
+        self.input_token_ids = self.token_ids
+        self.num_prefilled = 0
+        self.save_points = []
+        self.match = None
 
     @property
     def token_ids(self) -> list[int]:

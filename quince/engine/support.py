@@ -7,6 +7,7 @@ answer slowly rather than wrongly.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from random import Random
@@ -47,10 +48,11 @@ def probe(model: Module, vocab_size: int) -> Support:
 
 @dataclass(frozen=True)
 class Costs:
-    """What running the model takes here, roughly. ``padding_tokens``: how many tokens' keys and values are read in the
-    time of one more forward pass."""
+    """What running the model takes here, roughly. ``token_memory``: bytes that a forward pass needs for a moment, per
+    token of a prompt. ``padding_tokens``: how many tokens' keys and values are read in the time of one more pass."""
 
     token_seconds: float
+    token_memory: int
     padding_tokens: int
     layout: KVLayout
 
@@ -59,9 +61,12 @@ def measure(model: Module, vocab_size: int) -> Costs:
     """Each time is the second one, since kernels are compiled at the first."""
     prompt = _random_prompt(vocab_size, LONG)
     for _ in range(2):
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
         started = time.perf_counter()
         cache = _prefill(model, [prompt], mask_axes=4)
         mx.eval(cache.arrays())
+    token_memory = max(0, mx.get_peak_memory() - before - cache.nbytes) // LONG
     token_seconds = (time.perf_counter() - started) / (LONG - 1)
     for _ in range(3):
         started = time.perf_counter()
@@ -71,9 +76,10 @@ def measure(model: Module, vocab_size: int) -> Costs:
     pass_seconds = time.perf_counter() - started
     layout = cache.layout()
     padding = pass_seconds / (_byte_seconds() * layout.token_bytes) if layout.token_bytes else 2.0**40
-    return Costs(token_seconds, max(COLUMN_STEP, int(padding)), layout)
+    return Costs(token_seconds, token_memory, max(COLUMN_STEP, int(padding)), layout)
 
 
+@functools.cache
 def _byte_seconds() -> float:
     """How long it takes to read a byte of memory."""
     block = mx.ones((16, 2**20))

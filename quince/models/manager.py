@@ -90,6 +90,8 @@ class ModelManager:
             max_running_requests=self._config.max_running_requests,
             prefill_chunk_size=self._config.prefill_chunk_size,
             max_model_len=self._config.ctx_size,
+            memory_bytes=self._config.memory_bytes,
+            prefix_cache_bytes=self._config.prefix_cache_bytes,
         )
 
     def _engine_limits(self) -> EngineLimits:

@@ -5,15 +5,35 @@ from __future__ import annotations
 import time
 
 from quince.engine.batch import Batch, SampledToken
+from quince.engine.grouping import DecodeGroups
+from quince.engine.kv_layout import KVLayout
+from quince.engine.memory import KVMemory
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request, RequestStatus
-from quince.engine.scheduler import Scheduler
+from quince.engine.scheduler import Scheduler, SchedulerConfig
 from quince.sampling import SamplingParams
 
+LAYOUT = KVLayout(token_bytes=1)
 
-def make(*, running: int = 4, chunk: int = 100) -> Scheduler:
-    return Scheduler(max_running_requests=running, pacer=PrefillPacer(max_tokens=chunk))
+
+def make(
+    *,
+    running: int = 4,
+    chunk: int = 100,
+    layout: KVLayout = LAYOUT,
+    memory: int = 2**40,
+    cache: int = 0,
+    max_padding: int = 2**40,
+) -> Scheduler:
+    return Scheduler(
+        SchedulerConfig(running, snapshot_interval=64),
+        pacer=PrefillPacer(max_tokens=chunk),
+        prefix_cache=PrefixCache(layout, max_bytes=cache),
+        memory=KVMemory(layout, max_bytes=memory, max_width=chunk),
+        groups=DecodeGroups(max_padding=max_padding),
+    )
 
 
 def request(name: str, prompt: int, *, max_tokens: int = 3, stop: int | None = None) -> Request:
