@@ -139,7 +139,7 @@ class _Thinking:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What rows may say next: bool [rows, vocabulary]. ``errors`` are those of rows that cannot go on, by their index."""
+    """What rows may say next, bool [rows, vocabulary]; ``errors`` of those that cannot go on, by their index."""
 
     tokens: mx.array
     errors: dict[int, str]
