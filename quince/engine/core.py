@@ -113,8 +113,14 @@ class EngineCore:
     def abort(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
             if request_id in self._compiling:
-                self.scheduler.add(self._compiling.pop(request_id)[0])
+                request, future = self._compiling.pop(request_id)
+                future.cancel()
+                self.scheduler.add(request)
             self.scheduler.abort([request_id])
+
+    def is_compiling(self) -> bool:
+        """There are requests that wait for their grammars: there will be work."""
+        return bool(self._compiling)
 
     def has_work(self) -> bool:
         return self.scheduler.has_work() or any(matcher.done() for _, matcher in self._compiling.values())

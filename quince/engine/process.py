@@ -24,6 +24,7 @@ from quince.errors import ModelLoadError
 logger = logging.getLogger("quince.engine")
 
 MAX_FAILED_STEPS = 3
+SIGN_OF_LIFE = 1.0  # seconds between messages while only grammars are being compiled
 
 
 def main() -> None:
@@ -98,12 +99,15 @@ class EngineServer:
             self._receive()
             if self._core.has_work():
                 self._send(self._step())
+            elif self._core.is_compiling():
+                self._send([])  # a sign of life
             if not self._core.has_work():
                 self._core.runner.release_memory()
 
     def _receive(self) -> None:
         """Take what has arrived, sleeping while there is nothing to do."""
-        for message in self._socket.receive(wait=not self._core.has_work()):
+        timeout = SIGN_OF_LIFE if self._core.is_compiling() else None
+        for message in self._socket.receive(wait=not self._core.has_work(), timeout=timeout):
             match message:
                 case AddRequest():
                     self._core.add(message)

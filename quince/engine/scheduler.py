@@ -399,7 +399,9 @@ class Scheduler:
         request.output_token_ids.append(token.token_id)
         reason = None
         if token.error is not None:
-            return self._finish(request, FinishReason.ERROR, token.error)
+            output = self._finish(request, FinishReason.ERROR, f"the format cannot be held to: {token.error}")
+            output.refused = True
+            return output
         if token.token_id in request.stop_token_ids:
             reason = FinishReason.STOP
         elif request.num_generated == request.max_tokens:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from quince.errors import InvalidRequest
 from quince.sampling import ThinkingBudget
 from quince.text import chat_template
-from quince.text.output_format import OutputFormat, json_schema
-from quince.text.parser import Parser
+from quince.text.output_format import OutputFormat, compile_error, json_schema
+from quince.text.parser import Parser, new_call_id
 from quince.text.reasoning_parsers import ReasoningFormat
 from quince.text.tokenizer import Tokenizer
-from quince.text.tool_parsers import Tool, ToolFormat, chain
+from quince.text.tool_parsers import Grammar, Tool, ToolFormat, chain
 
 Message = dict[str, Any]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -27,6 +27,17 @@ EFFORT_BUDGETS: dict[ReasoningEffort, int | None] = {
     "high": None,
     "xhigh": None,
     "max": None,
+}
+
+# For templates that know efforts but not all of these names.
+NEAREST_EFFORT: dict[ReasoningEffort, ReasoningEffort] = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
 }
 
 # Text at the end of a prompt that tells whether it leaves the model thinking.
@@ -65,7 +76,8 @@ class ChatParams:
 class Prompt:
     """A prompt that is ready for the engine, and how its answer is to be read.
 
-    ``field`` is what the client calls it, for errors. The rest as in SamplingParams and AnswerRules.
+    ``field`` is what the client calls it, for errors; ``echo`` is what the answer begins with. The rest as in
+    SamplingParams and AnswerRules.
     """
 
     token_ids: list[int]
@@ -75,6 +87,8 @@ class Prompt:
     make_parser: Callable[[], Parser | None] = lambda: None
     visible_token_ids: frozenset[int] = frozenset()
     max_calls: int | None = None
+    echo: str = ""
+    new_call_id: Callable[[str, int], str] = new_call_id
 
 
 class ChatPrompter:
@@ -91,7 +105,7 @@ class ChatPrompter:
             output_format.check()
         tools = params.tools
         if tools is not None:
-            self._check_tools(tools)
+            self._check_tools(tools, beside_format=output_format is not None)
         definitions = None if tools is None else tools.definitions
         text = chat_template.render(self._tokenizer, messages, self._template_kwargs(params), definitions)
         tail = text[-PROMPT_TAIL:]
@@ -105,6 +119,7 @@ class ChatPrompter:
             make_parser=lambda: self._parser(tools, opened=opened),
             visible_token_ids=self._visible_token_ids(tools),
             max_calls=None if tools is None or tools.parallel else 1,
+            new_call_id=new_call_id if self._tools is None else self._tools.new_id,
         )
 
     # Reading the answer
@@ -131,7 +146,8 @@ class ChatPrompter:
             return params.template_kwargs
         template = self._tokenizer.chat_template or ""
         if "reasoning_effort" in template:
-            return {"reasoning_effort": effort, **params.template_kwargs}
+            known = effort if f"'{effort}'" in template or f'"{effort}"' in template else NEAREST_EFFORT[effort]
+            return {"reasoning_effort": known, **params.template_kwargs}
         if "enable_thinking" in template:
             return {"enable_thinking": effort != "none", **params.template_kwargs}
         if effort == "none" and self._reasoning is None:
@@ -160,33 +176,60 @@ class ChatPrompter:
 
     # Holding the answer to a form
 
-    def _check_tools(self, tools: ToolChoice) -> None:
+    def _check_tools(self, tools: ToolChoice, *, beside_format: bool) -> None:
         if self._tools is None or "tools" not in (self._tokenizer.chat_template or ""):
             raise InvalidRequest("tools: this model's chat template knows no tools", param="tools")
         if tools.name is not None and not tools.callable:
             raise InvalidRequest(f"tool_choice: there is no tool '{tools.name}'", param="tool_choice")
-        for tool in tools.callable if tools.forced else [tool for tool in tools.tools if tool.strict]:
+        held = tools.forced or beside_format or any(tool.strict for tool in tools.tools)
+        for tool in tools.callable if held else []:
             json_schema(dict(tool.parameters), f"tools.{tool.name}.parameters").check()
 
     def _grammar(
         self, tools: ToolChoice | None, output_format: OutputFormat | None, *, opened: bool | None
     ) -> str | None:
-        """Thinking (which the prompt may have opened; None: there is none), then calls, or text in the format that is
-        asked for, or either."""
+        """Thinking (which the prompt may have opened; None: there is none), then text in the format that is asked for,
+        or calls, or text and perhaps calls. None where nothing is to be held to."""
         forced = tools is not None and tools.forced
-        if output_format is None and not forced:
+        strict = tools is not None and any(tool.strict for tool in tools.tools)
+        if output_format is None and not forced and not strict:
             return None
-        rules, branches = [], []
-        if output_format is not None and not forced:
-            rules.append(f"formatted: {output_format.expression}\n")
-            branches.append(self._after_thinking("formatted", rules, opened=opened, content=True))
+        rules: list[str] = []
+        branches: list[str] = []
+        if not forced:
+            text = "/(?s:.*)/" if output_format is None else output_format.expression
+            rules.append(f"answer: {text}\n")
+            branches.append(self._after_thinking("answer", rules, opened=opened, content=True))
         if tools is not None and self._tools is not None:
-            calls = self._tools.grammar(
-                tools.callable, parallel=tools.parallel, special_tokens=self._tokenizer.special_tokens
-            )
+            calls = self._calls_grammar(tools, free_text=not forced and output_format is None)
             rules.append(calls.rules)
             branches.append(self._after_thinking(calls.start, rules, opened=opened, content=False))
-        return f"start: {' | '.join(branches)}\n" + "".join(rules)
+            if not forced and output_format is None and self._text_before_calls(opened=opened):
+                branches.append(f"{branches[0]} {calls.start}")
+        grammar = self._tokenizer.spell_out(f"start: {' | '.join(branches)}\n" + "".join(rules))
+        if problem := compile_error(grammar):
+            raise InvalidRequest(f"tools: the model's call format cannot be held to them: {problem}", param="tools")
+        return grammar
+
+    def _calls_grammar(self, tools: ToolChoice, *, free_text: bool) -> Grammar:
+        assert self._tools is not None
+        calls = self._tools.grammar(
+            tools.callable, parallel=tools.parallel, special_tokens=self._tokenizer.special_tokens
+        )
+        if free_text and "<[" not in calls.rules:
+            raise InvalidRequest(
+                "tools: 'strict' needs tool_choice 'required' or a named function with this model: "
+                "its calls begin with nothing that text could not spell",
+                param="tools",
+            )
+        return calls
+
+    def _text_before_calls(self, *, opened: bool | None) -> bool:
+        """Whether this model writes text and calls into one message."""
+        if self._reasoning is None or opened is None:
+            return True
+        text, call = (self._reasoning.grammar(opened, content=content) for content in (True, False))
+        return text == call
 
     def _after_thinking(self, rule: str, rules: list[str], *, opened: bool | None, content: bool) -> str:
         if self._reasoning is None or opened is None:
