@@ -69,5 +69,5 @@ def shrunk_rows(have: int, need: int) -> int:
 
 def shrunk_columns(have: int, longest: int) -> int:
     """Columns to keep when the longest row that is left has ``longest`` tokens."""
-    need = columns_for(longest + COLUMN_STEP)
-    return need if have > 2 * need else have
+    need = longest + COLUMN_STEP
+    return columns_for(need) if have > 2 * need else have
