@@ -181,15 +181,16 @@ class EngineClient:
         return self.ready
 
     async def generate(
-        self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams
+        self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams, boundaries: Sequence[int] = ()
     ) -> AsyncGenerator[list[Output], None]:
         """The request's outputs as they come, several at once if the reader was slow; the last has a finish_reason.
 
+        ``boundaries`` are positions in the prompt where later requests are likely to go on differently.
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
         with self.admit(request_id):
             await self.wait_ready()
-            mailbox = self._submit(request_id, prompt_token_ids, sampling)
+            mailbox = self._submit(AddRequest(request_id, prompt_token_ids, sampling, list(boundaries)))
             try:
                 outputs = await self._take_first(mailbox)
                 yield outputs
@@ -214,12 +215,12 @@ class EngineClient:
 
     # Requests
 
-    def _submit(self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams) -> Mailbox:
-        mailbox = self._mailboxes[request_id] = Mailbox()
+    def _submit(self, request: AddRequest) -> Mailbox:
+        mailbox = self._mailboxes[request.request_id] = Mailbox()
         if not self._busy.is_set():
             self._last_progress = time.monotonic()
             self._busy.set()
-        self._send(AddRequest(request_id, prompt_token_ids, sampling))
+        self._send(request)
         return mailbox
 
     async def _take_first(self, mailbox: Mailbox) -> list[Output]:
