@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quince.errors import UsageError
 
 ENV_PREFIX = "QUINCE_"
+
+
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where models, aliases and files of servers are kept: ``~/.quince``, or what QUINCE_HOME says."""
+    return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
 
 
 class ServeConfig(BaseModel):
