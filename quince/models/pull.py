@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from quince.models import convert, description
 from quince.models.convert import Conversion
 from quince.models.description import ModelType
 from quince.models.hub import PARTIAL, Hub, RemoteFile, Repository
+from quince.models.memory import gigabytes
 from quince.models.store import ModelStore, Source, StoredModel, staging_key
 from quince.text.tokenizer import read_json
 
 FILES_AT_ONCE = 4
+TELL_EVERY = 0.1  # seconds
 SPARE = 16 * 2**20  # bytes that stay free on the disk
 
 
@@ -203,30 +206,37 @@ class Installer:
 
 
 class _Meter:
-    """Adds up the bytes of all files."""
+    """Adds up the bytes of all files, and tells often enough."""
 
     def __init__(self, repository: Repository, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
         self._total = repository.size
         self._completed: dict[str, int] = {}
+        self._told: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def of(self, file: RemoteFile) -> Callable[[int], None]:
         def add(count: int) -> None:
             with self._lock:
                 completed = self._completed[file.name] = self._completed.get(file.name, 0) + count
-                progress = Progress(
-                    status=f"pulling {file.name}",
-                    completed=sum(self._completed.values()),
-                    total=self._total,
-                    file=file.name,
-                    digest=f"sha256:{file.sha256}" if file.sha256 else f"sha1:{file.git_sha1}",
-                    file_completed=completed,
-                    file_total=file.size,
-                )
-                self._on_progress(progress)
+                now = time.monotonic()
+                if completed < file.size and now - self._told.get(file.name, 0) < TELL_EVERY:
+                    return
+                self._told[file.name] = now
+                self._on_progress(self._progress(file, completed))
 
         return add
+
+    def _progress(self, file: RemoteFile, completed: int) -> Progress:
+        return Progress(
+            status=f"pulling {file.name}",
+            completed=sum(self._completed.values()),
+            total=self._total,
+            file=file.name,
+            digest=f"sha256:{file.sha256}" if file.sha256 else f"sha1:{file.git_sha1}",
+            file_completed=completed,
+            file_total=file.size,
+        )
 
 
 def _type(repository: Repository, staged: Path) -> ModelType:
@@ -237,8 +247,6 @@ def _type(repository: Repository, staged: Path) -> ModelType:
 def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path).free
     if needed + SPARE > free:
-        raise DiskFull(f"not enough space on the disk: {_gb(needed)} are needed and {_gb(free)} are free in {path}")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+        raise DiskFull(
+            f"not enough space on the disk: {gigabytes(needed)} are needed and {gigabytes(free)} are free in {path}"
+        )

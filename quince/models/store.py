@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -64,6 +64,10 @@ class StoredModel:
     @property
     def type(self) -> ModelType:
         return self.manifest.description.type
+
+    def with_type(self, type: ModelType) -> StoredModel:
+        told = msgspec.structs.replace(self.manifest.description, type=type)
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, description=told))
 
 
 class ModelStore:
@@ -129,6 +133,16 @@ class ModelStore:
 
     def _cache_directory(self) -> Path:
         return self._cache or hf_cache.default_directory()
+
+    def stamp(self) -> tuple[int, ...]:
+        """Changes whenever something is installed, removed or renamed here, or an alias is set."""
+        stamps = []
+        for path in (self.directory, self.directory / _ALIASES):
+            try:
+                stamps.append(path.stat().st_mtime_ns)
+            except OSError:
+                stamps.append(0)
+        return tuple(stamps)
 
     # Aliases
 

@@ -61,6 +61,15 @@ def hub() -> Iterator[HubServer]:
 
 
 @pytest.fixture
+def default_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The hub that HF_ENDPOINT would name, for code of this process that names none."""
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return hub
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "home", cache=tmp_path / "hf-cache")
 

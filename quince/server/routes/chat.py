@@ -30,7 +30,7 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/chat/completions", response_model=None)
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, state: State) -> object:
     """Answer a conversation, at once or streamed."""
-    model = state.manager.acquire(body.model)
+    model = await state.acquire(body.model)
     request_id = new_id("chatcmpl")
     events = model.generator.chat(request_id, body.template_messages(), body.params())
     chunk = _ChunkMaker(request_id, body.model or model.name)

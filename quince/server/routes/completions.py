@@ -20,7 +20,7 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/v1/completions", response_model=None)
 async def create_completion(body: CompletionRequest, request: Request, state: State) -> object:
     """Continue a text, at once or streamed."""
-    model = state.manager.acquire(body.model)
+    model = await state.acquire(body.model)
     request_id = new_id("cmpl")
     events = model.generator.complete(request_id, body.prompt, body.params())
     make = _Maker(request_id, body.model or model.name)
