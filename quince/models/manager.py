@@ -165,12 +165,6 @@ class ModelManager:
             await asyncio.wait([slot.draining])
         return self._status(slot.stored)
 
-    async def forget(self, path: str) -> None:
-        """Unload what was loaded from ``path``, which is to be removed."""
-        slot = self._slots.get(path)
-        if slot is not None and slot.state is ModelState.READY:
-            self._begin_drain(slot)
-
     @property
     def downloads(self) -> Downloads:
         """The server's pulls. Its imports take long, and most servers never pull."""
@@ -391,8 +385,16 @@ class ModelManager:
         own = stored.manifest.description.context
         context = ready.max_model_len if ready else self._config.ctx_size or own
         error = slot.error.message if slot.state is ModelState.FAILED and slot.error else None
-        expires = slot.expires_at(self._config.idle_ttl) - time.monotonic()
-        return ModelStatus(stored, slot.shown_state, error, context, slot.memory, slot.running, expires)
+        return ModelStatus(
+            stored=stored,
+            state=slot.shown_state,
+            error=error,
+            context=context,
+            memory=slot.memory,
+            running=slot.running,
+            expires_in=slot.expires_at(self._config.idle_ttl) - time.monotonic(),
+            on_gpu=ready is not None and "gpu" in ready.device,
+        )
 
     def _notify(self) -> None:
         """Wake everybody who waits for a change."""

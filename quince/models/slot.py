@@ -111,3 +111,4 @@ class ModelStatus:
     memory: int
     running: int
     expires_in: float
+    on_gpu: bool

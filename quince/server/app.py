@@ -17,8 +17,8 @@ from quince.errors import InvalidRequest, QuinceError
 from quince.models.manager import ModelManager
 from quince.server.dependencies import ServerState
 from quince.server.limits import BodyLimit
-from quince.server.protocol.openai import encode_error
-from quince.server.routes import chat, completions, models, operations
+from quince.server.protocol import ollama, openai
+from quince.server.routes import chat, completions, models, ollama_models, operations
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
         description="A model server for MLX.",
     )
     app.state.server = ServerState(config, manager)
-    for routes in (chat, completions, models, operations):
+    for routes in (chat, completions, models, ollama_models, operations):
         app.include_router(routes.router)
     app.add_exception_handler(QuinceError, _on_quince_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -41,24 +41,26 @@ def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
     return app
 
 
-async def _on_quince_error(_: Request, error: Exception) -> Response:
+async def _on_quince_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, QuinceError)
     headers = {"Retry-After": f"{error.retry_after:g}"} if error.retry_after is not None else {}
-    return _answer(error, error.status, headers)
+    return _answer(request, error, error.status, headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     """What is wrong, by the name that the client used."""
     assert isinstance(error, RequestValidationError)
     if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
-        return _answer(InvalidRequest("the body must be JSON, sent with 'Content-Type: application/json'"), 400)
+        return _answer(
+            request, InvalidRequest("the body must be JSON, sent with 'Content-Type: application/json'"), 400
+        )
     # Of a union's several complaints, the deepest is about the branch that was meant.
     deepest: dict[str, Any] = dict(max(error.errors(), key=lambda one: len(one["loc"])))
     if deepest["type"] == "json_invalid":
-        return _answer(InvalidRequest(f"the body is not valid JSON: {deepest['ctx']['error']}"), 400)
+        return _answer(request, InvalidRequest(f"the body is not valid JSON: {deepest['ctx']['error']}"), 400)
     name = _field_name(deepest, error.body)
     message = deepest["msg"].removeprefix("Value error, ")
-    return _answer(InvalidRequest(f"{name or 'body'}: {message}", param=name), 400)
+    return _answer(request, InvalidRequest(f"{name or 'body'}: {message}", param=name), 400)
 
 
 def _field_name(error: dict[str, Any], body: Any) -> str | None:
@@ -75,16 +77,17 @@ def _field_name(error: dict[str, Any], body: Any) -> str | None:
     return ".".join(path) or None
 
 
-async def _on_http_error(_: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself: unknown paths, wrong methods, unreadable bodies."""
     assert isinstance(error, HTTPException)
-    return _answer(InvalidRequest(str(error.detail)), error.status_code, dict(error.headers or {}))
+    return _answer(request, InvalidRequest(str(error.detail)), error.status_code, dict(error.headers or {}))
 
 
-async def _on_unexpected_error(_: Request, error: Exception) -> Response:
+async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     logger.error("unexpected error", exc_info=error)
-    return _answer(QuinceError("The server had an unexpected error; its log says more."), 500)
+    return _answer(request, QuinceError("The server had an unexpected error; its log says more."), 500)
 
 
-def _answer(error: QuinceError, status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(encode_error(error), status_code=status, media_type="application/json", headers=headers)
+def _answer(request: Request, error: QuinceError, status: int, headers: dict[str, str] | None = None) -> Response:
+    encode = ollama.encode_error if request.url.path.startswith("/api/") else openai.encode_error
+    return Response(encode(error), status_code=status, media_type="application/json", headers=headers)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from quince.models.slot import ModelStatus
 from quince.server.dependencies import State, json_response
+from quince.server.protocol.ollama import keep_alive
 from quince.server.protocol.openai import Model, ModelList
 
 router = APIRouter(tags=["OpenAI"])
+
+
+class LoadRequest(BaseModel):
+    """``keep_alive`` as in Ollama's API: seconds, or a duration like "5m"; negative: until it is unloaded."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    keep_alive: float | str | None = None
 
 
 @router.get("/v1/models", response_model=None)
@@ -24,9 +34,10 @@ async def get_model(model_id: str, state: State) -> Response:
 
 
 @router.post("/v1/models/{model_id:path}/load", response_model=None)
-async def load_model(model_id: str, state: State) -> Response:
+async def load_model(model_id: str, state: State, body: LoadRequest | None = None) -> Response:
     """Load the model now; answers when it is ready."""
-    return json_response(_describe(await state.manager.load(model_id)))
+    seconds = keep_alive(body.keep_alive) if body else None
+    return json_response(_describe(await state.manager.load(model_id, keep_alive=seconds)))
 
 
 @router.post("/v1/models/{model_id:path}/unload", response_model=None)
