@@ -22,6 +22,11 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
 
 
+def debugging(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether tracebacks are wanted."""
+    return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
+
+
 def _split(value: Any) -> Any:
     """Environment variables hold lists as one text."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value

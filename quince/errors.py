@@ -135,6 +135,9 @@ class PullCancelled(PullError):
     status = 499
     code = "cancelled"
 
+    def __init__(self, message: str = "the pull was cancelled; what has come is kept for the next one") -> None:
+        super().__init__(message)
+
 
 class UsageError(QuinceError):
     pass

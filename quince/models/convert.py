@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from quince.errors import ConvertError, PullCancelled
-from quince.models.description import ModelType
+from quince.models.model_type import ModelType
 from quince.text.tokenizer import TOKENIZER_FILES
 
 BITS = (4, 8)

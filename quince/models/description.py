@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from quince.errors import InvalidModel
 from quince.models import safetensors_header
+from quince.models.model_type import ModelType
 from quince.models.safetensors_header import Header
 from quince.text.tokenizer import TOKENIZER_FILES, read_json
 
@@ -21,15 +21,6 @@ INDEX = "model.safetensors.index.json"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.safetensors", "*.h5", "*.onnx")
 _LICENCE = re.compile(r"^license:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _MLX_LAYERS = ("scales", "biases")
-
-
-class ModelType(enum.Enum):
-    """What a model is for, and so which routes it answers on."""
-
-    LLM = "llm"
-    VLM = "vlm"
-    EMBEDDING = "embedding"
-    RERANKER = "reranker"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -159,7 +159,7 @@ class Hub:
                 if failures > RETRIES:
                     self._explain(error, repository.repo_id)
                 if cancelled.wait(RETRY_DELAY * 2 ** (failures - 1)):
-                    raise PullCancelled("the pull was cancelled") from None
+                    raise PullCancelled() from None
                 continue
             if output.tell() != file.size:
                 size = output.tell()
@@ -184,7 +184,7 @@ class Hub:
             hf_raise_for_status(response)
             for chunk in response.iter_bytes():
                 if cancelled.is_set():
-                    raise PullCancelled("the pull was cancelled")
+                    raise PullCancelled()
                 output.write(chunk)
                 on_bytes(len(chunk))
 

@@ -32,9 +32,9 @@ from quince.errors import (
     RepositoryNotFound,
 )
 from quince.models import memory
-from quince.models.description import ModelType
 from quince.models.loaded import LoadedModel, make_engine, make_model
 from quince.models.memory import gigabytes
+from quince.models.model_type import ModelType
 from quince.models.registry import ModelRegistry
 from quince.models.slot import ModelState, ModelStatus, Slot
 from quince.models.store import ModelStore, StoredModel

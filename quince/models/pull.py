@@ -15,12 +15,14 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from quince.errors import ConvertError, DiskFull, PullCancelled
 from quince.models import convert, description
 from quince.models.convert import Conversion
-from quince.models.description import ModelType
 from quince.models.hub import PARTIAL, Hub, RemoteFile, Repository
 from quince.models.memory import gigabytes
+from quince.models.model_type import ModelType
 from quince.models.store import ModelStore, Source, StoredModel, staging_key
 from quince.text.tokenizer import read_json
 
@@ -47,6 +49,15 @@ class PullRequest:
     @property
     def source(self) -> Source:
         return Source(repo_id=self.repo_id, quantized_here=self.bits is not None)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """``name`` None: the model's, with ``-4bit``."""
+
+    bits: int
+    group_size: int = 64
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,23 +105,27 @@ class Installer:
                 shutil.rmtree(leftover, ignore_errors=True)
         return model
 
-    def quantize(self, name: str, new: PullRequest, on_progress: OnProgress, cancelled: threading.Event) -> StoredModel:
-        """Install ``name`` quantised, as ``new`` says. Raises StoreError and its kinds."""
+    def quantize(
+        self, name: str, options: Quantization, on_progress: OnProgress, cancelled: threading.Event
+    ) -> StoredModel:
+        """Install the model ``name`` quantised, beside itself. Raises StoreError and its kinds."""
         model = self._store.get(name)
-        if model.manifest.description.bits:
-            raise ConvertError(f"'{model.name}' is already quantised, to {model.manifest.description.quantization}")
-        convert.check_options(new.bits, new.group_size)
+        found = model.manifest.description
+        if found.bits:
+            raise ConvertError(f"'{model.name}' is already quantised, to {found.quantization}")
+        convert.check_options(options.bits, options.group_size)
         convert.check_type(model.type, model.name)
-        source = Source(
-            repo_id=model.manifest.source.repo_id, revision=model.manifest.source.revision, quantized_here=True
-        )
-        self._store.check_free(new.target, source)
-        with self._store.lock(new.target, cancelled, lambda: None):
-            target = self._store.staging / f"quantize-{new.target}"
-            _check_space(self._store.staging, model.manifest.description.size * new.bits // 16 if new.bits else 0)
-            on_progress(Progress(f"quantising to {new.bits} bits"))
-            self._convert(new, model.path, target, cancelled)
-            return self._store.install(target, new.target, source, model.type)
+        source = msgspec.structs.replace(model.manifest.source, quantized_here=True)
+        target = options.name or f"{model.name.rpartition('/')[2]}-{options.bits}bit"
+        self._store.check_free(target, source)
+        if target == model.name:
+            raise ConvertError(f"'{target}' is the name of the model itself, which stays: choose another")
+        with self._store.lock(target, cancelled, lambda: None):
+            staged = self._store.staging / f"quantize-{target}"
+            _check_space(self._store.staging, found.size * options.bits // 16)
+            on_progress(Progress(f"quantising to {options.bits} bits"))
+            self._convert(model.path, staged, options.bits, options.group_size, cancelled)
+            return self._store.install(staged, target, source, model.type)
 
     def _present(self, request: PullRequest, repository: Repository) -> StoredModel | None:
         """The model, if exactly this is installed already (by the pull that this one waited for, perhaps)."""
@@ -153,7 +168,7 @@ class Installer:
                 if not pending:
                     return
                 if cancelled.is_set():
-                    raise PullCancelled("the pull was cancelled; what has come is kept for the next one")
+                    raise PullCancelled()
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -192,17 +207,17 @@ class Installer:
             _check_space(staged, found.size * (request.bits or 16) // 16)
             on_progress(Progress(f"quantising to {request.bits} bits" if request.bits else "converting to MLX"))
             finished = staged.with_name(staged.name + "-converted")
-            self._convert(request, staged, finished, cancelled)
+            self._convert(staged, finished, request.bits, request.group_size, cancelled)
         on_progress(Progress(f"installing as {request.target}"))
         source = Source(repo_id=request.repo_id, revision=repository.revision, quantized_here=request.bits is not None)
         return self._store.install(finished, request.target, source, type)
 
-    def _convert(self, request: PullRequest, source: Path, target: Path, cancelled: threading.Event) -> None:
+    def _convert(
+        self, source: Path, target: Path, bits: int | None, group_size: int, cancelled: threading.Event
+    ) -> None:
         shutil.rmtree(target, ignore_errors=True)
-        convert.convert(
-            Conversion(source=str(source), target=str(target), bits=request.bits, group_size=request.group_size),
-            cancelled,
-        )
+        conversion = Conversion(source=str(source), target=str(target), bits=bits, group_size=group_size)
+        convert.convert(conversion, cancelled)
 
 
 class _Meter:

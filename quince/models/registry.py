@@ -9,7 +9,8 @@ from pathlib import Path
 from quince.config import ServeConfig
 from quince.errors import InvalidModel, ModelNotFound, UsageError
 from quince.models import description
-from quince.models.description import Description, ModelType
+from quince.models.description import Description
+from quince.models.model_type import ModelType
 from quince.models.store import Manifest, ModelStore, Source, StoredModel
 
 DEFAULT_NAMES = ("default", "model")

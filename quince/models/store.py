@@ -27,7 +27,8 @@ import msgspec
 from quince.errors import InvalidModel, ModelNotFound, PullCancelled, StoreError
 from quince.models import demo, description, hf_cache
 from quince.models.aliases import shipped
-from quince.models.description import Description, ModelType
+from quince.models.description import Description
+from quince.models.model_type import ModelType
 
 MANIFEST = "quince.json"
 _ALIASES = "aliases.json"
@@ -196,7 +197,7 @@ class ModelStore:
         if not path.exists():
             return
         there = _read_manifest(path)
-        if there is None or there.source.repo_id != source.repo_id:
+        if there is None or there.source.repo_id is None or there.source.repo_id != source.repo_id:
             origin = there.source.repo_id if there and there.source.repo_id else "elsewhere"
             raise StoreError(f"a model '{name}' is already installed, from {origin}; choose another name with --name")
 
@@ -282,7 +283,7 @@ class ModelStore:
                     waiting = True
                     on_wait()
                 if cancelled.wait(0.1):
-                    raise PullCancelled("the pull was cancelled")
+                    raise PullCancelled()
             yield
 
 

@@ -19,7 +19,7 @@ from quince.errors import ConvertError, PullCancelled, StoreError
 from quince.models import convert, description
 from quince.models.convert import Conversion
 from quince.models.hub import Hub
-from quince.models.pull import Installer, Progress, PullRequest
+from quince.models.pull import Installer, Progress, Quantization
 from tests.hub_server import HubServer
 from tests.models.conftest import DEMO, TOKENIZER, Puller
 
@@ -108,7 +108,7 @@ def test_an_installed_model_is_quantised(pull: Puller, hub: HubServer, plain: Pa
     pull(REPO)
     installer = Installer(pull.store, Hub(hub.endpoint))
     told: list[Progress] = []
-    new = PullRequest(REPO, name="small", bits=8, group_size=32)
+    new = Quantization(bits=8, group_size=32, name="small")
     model = installer.quantize("plain", new, told.append, threading.Event())
     assert (model.name, model.manifest.description.bits, model.manifest.description.group_size) == ("small", 8, 32)
     assert told

@@ -30,8 +30,8 @@ from quince.errors import (
     UsageError,
 )
 from quince.models import memory
-from quince.models.description import ModelType
 from quince.models.manager import ModelManager
+from quince.models.model_type import ModelType
 from quince.models.slot import ModelState
 from quince.models.store import ModelStore
 from quince.sampling import SamplingParams

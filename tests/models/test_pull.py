@@ -27,8 +27,8 @@ from quince.errors import (
     RepositoryNotFound,
     StoreError,
 )
-from quince.models.description import ModelType
 from quince.models.hub import RETRIES
+from quince.models.model_type import ModelType
 from quince.models.store import ModelStore
 from tests.hub_server import GOOD_TOKEN, HubServer
 from tests.models.conftest import REPO, Puller, write_model

@@ -10,7 +10,7 @@ import pytest
 
 from quince.errors import InvalidModel, ModelNotFound, StoreError
 from quince.models import description
-from quince.models.description import ModelType
+from quince.models.model_type import ModelType
 from quince.models.store import ModelStore, Source
 from tests.models.conftest import DEMO, write_model, write_safetensors
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from quince.errors import InvalidRequest
-from quince.models.description import ModelType
+from quince.models.model_type import ModelType
 from quince.server.protocol import ollama
 
 

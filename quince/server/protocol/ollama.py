@@ -13,7 +13,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from quince.errors import InvalidRequest, QuinceError
 from quince.models import description
-from quince.models.description import Description, ModelType
+from quince.models.description import Description
+from quince.models.model_type import ModelType
 from quince.models.slot import ModelStatus
 from quince.models.store import StoredModel
 from quince.text.tokenizer import read_json
