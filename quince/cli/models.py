@@ -187,6 +187,19 @@ def alias(
         output.done(f"{name} means {target}", {"alias": name, "target": target})
 
 
+def pull_missing(name: str) -> None:
+    """Install what ``name`` means on the hub, if it is neither here nor a directory."""
+    from pathlib import Path
+
+    from quince.models.pull import PullRequest
+
+    store = _store()
+    repo_id = store.resolve_alias(name)
+    if Path(name).expanduser().is_dir() or repo_id.count("/") != 1 or store.find(name) is not None:
+        return
+    _run(Output(), lambda installer, tell, cancelled: installer.pull(PullRequest(repo_id), tell, cancelled))
+
+
 # Long work
 
 

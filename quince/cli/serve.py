@@ -81,8 +81,11 @@ def serve(  # noqa: PLR0913 - one parameter per option
     flags = dict(locals())
 
     from quince import config, logs
+    from quince.cli import models
     from quince.server import run
 
     settings = config.load(flags)
     logs.setup(settings.log_level)
+    if settings.model is not None and settings.auto_download:
+        models.pull_missing(settings.model)
     run.serve(settings)

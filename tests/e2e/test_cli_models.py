@@ -42,9 +42,7 @@ class Cli:
 
     def __call__(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [*QUINCE, *args]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, env={**self.env, **env}, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**self.env, **env}, check=False)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
