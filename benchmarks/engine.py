@@ -87,11 +87,13 @@ class Quince:
     def __init__(self, path: Path, *, max_running: int, chunk: int) -> None:
         from quince.engine.core import make_core
         from quince.engine.messages import StepOutput
+        from quince.engine.structured import GrammarCompiler
 
         self.model = load_once(path)
         self._encode = msgspec.msgpack.Encoder().encode
         self._step_output = StepOutput
-        self.core = make_core(self.model, BYTES, max_running_requests=max_running, prefill_chunk_size=chunk)
+        grammars = GrammarCompiler(path / "tokenizer.json", BYTES)
+        self.core = make_core(self.model, BYTES, grammars, max_running_requests=max_running, prefill_chunk_size=chunk)
         self._finished = 0
 
     def add(self, prompts: Prompts, max_tokens: int, *, sampled: bool) -> None:

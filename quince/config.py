@@ -1,20 +1,44 @@
 """The server's settings: frozen, built once, handed down. Defaults stand here and nowhere else.
 
-Precedence: command line flag, then ``QUINCE_*`` environment variable, then the default.
+Precedence: command line flag, then ``QUINCE_*`` environment variable, then the default. Lists are not merged: the first
+of these that names any value names all of them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from quince.errors import UsageError
 
 ENV_PREFIX = "QUINCE_"
+SECRETS = frozenset({"api_key"})  # never shown, not even when they are wrong
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+
+
+def _split(value: Any) -> Any:
+    """Environment variables hold lists as one text."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _check_key(key: SecretStr) -> SecretStr:
+    """An empty key is most likely a variable that was not set: no reason to serve everybody."""
+    if not re.fullmatch(r"\S+", key.get_secret_value()):
+        raise ValueError("a key is not empty and has no spaces")
+    return key
+
+
+def _check_origin(origin: str) -> str:
+    """Compared with what browsers send, letter by letter."""
+    origin = origin.lower()
+    if not ORIGIN.fullmatch(origin):
+        raise ValueError("an origin is * or like http://localhost:3000, without a path or a slash at the end")
+    return origin
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -27,15 +51,10 @@ def debugging(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
 
 
-def _split(value: Any) -> Any:
-    """Environment variables hold lists as one text."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
 class ServeConfig(BaseModel):
     """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
     home: Path = Field(default_factory=home, description="Where installed models are (QUINCE_HOME).")
     model: str | None = Field(
@@ -47,6 +66,16 @@ class ServeConfig(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Key that requests must bring, except to /health; repeat it for several (default: none is needed). "
+        "QUINCE_API_KEY holds one or several with commas between, and is not seen by who lists processes.",
+    )
+    cors_origin: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Origin whose web pages may use the server, or * for all; repeat it for several (default: none). "
+        "In QUINCE_CORS_ORIGIN there are commas between them.",
+    )
     ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
     max_tokens: int | None = Field(
         None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
@@ -72,6 +101,12 @@ class ServeConfig(BaseModel):
     )
     auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
+    tool_parser: str | None = Field(
+        None, description="How the model writes tool calls, or none (default: by its chat template)."
+    )
+    reasoning_parser: str | None = Field(
+        None, description="How the model marks its thinking, or none (default: by its chat template)."
+    )
     any_model_name: bool = Field(False, description="Answer to every model name.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
@@ -99,7 +134,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise UsageError(f"{sources.get(name, name)} = {values.get(name)!r}: {first['msg']}") from None
+        shown = "" if name in SECRETS else f" = {values.get(name)!r}"
+        raise UsageError(f"{sources.get(name, name)}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:

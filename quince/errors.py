@@ -4,6 +4,7 @@ QuinceError
 ├── RequestError                  the client's fault: 4xx
 │   ├── InvalidRequest            400  a parameter that is wrong or cannot be honoured
 │   │   └── ContextLengthExceeded 400  prompt (and answer) longer than the model's context
+│   ├── InvalidApiKey             401  none or a wrong one
 │   ├── ModelNotFound             404
 │   ├── BodyTooLarge              413
 │   └── QueueFull                 429  try again later
@@ -22,7 +23,7 @@ QuinceError
 │       └── PullCancelled         499  by its client or Ctrl-C
 └── UsageError                    the command line's: one sentence on stderr, exit code 1
 
-``server.app`` maps the tree to HTTP once, ``cli.errors`` to a sentence once.
+``server.errors`` maps the tree to HTTP once, ``cli.errors`` to a sentence once.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class InvalidRequest(RequestError):
 
 class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class InvalidApiKey(RequestError):
+    status = 401
+    code = "invalid_api_key"
 
 
 class ModelNotFound(RequestError):

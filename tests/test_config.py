@@ -28,6 +28,54 @@ def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], environ:
     assert "\n" not in refused.value.message
 
 
+def keys(flags: dict[str, object], environ: dict[str, str]) -> list[str]:
+    return [key.get_secret_value() for key in config.load(flags, environ).api_key]
+
+
+def test_keys_from_flags_and_from_the_environment() -> None:
+    """A flag is one key, whatever is in it; the variable is as many as it has commas; they are not merged."""
+    variable = {"QUINCE_API_KEY": "a, b,c"}
+    assert keys({}, {}) == []
+    assert keys({}, variable) == ["a", "b", "c"]
+    assert keys({"api_key": ["d,e", "ü"]}, variable) == ["d,e", "ü"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "open sesame", "sesame\n\nsesame"])
+def test_a_key_that_is_none_is_refused_and_not_shown(text: str) -> None:
+    """Serving everybody because a variable was empty would be worse."""
+    for flags, environ, source in (
+        ({"api_key": ["sesame", text]}, {}, "--api-key: "),
+        ({}, {"QUINCE_API_KEY": text}, "QUINCE_API_KEY: "),
+        ({}, {"QUINCE_API_KEY": f"sesame,{text}"}, "QUINCE_API_KEY: "),
+    ):
+        with pytest.raises(UsageError) as refused:
+            config.load(flags, environ)
+        assert refused.value.message.startswith(source)
+        assert "sesame" not in refused.value.message
+
+
+def test_a_configuration_does_not_show_its_keys() -> None:
+    settings = config.load({"api_key": ["sesame"]}, {})
+    assert "sesame" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    with pytest.raises(ValueError, match="port") as refused:
+        config.ServeConfig.model_validate({"api_key": ["sesame"], "port": "x"})
+    assert "sesame" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "http://localhost:3000", "https://chat.example", "app://obsidian.md", "http://[::1]:80"],
+)
+def test_origins(origin: str) -> None:
+    assert config.load({}, {"QUINCE_CORS_ORIGIN": f"{origin}, http://Other"}).cors_origin == (origin, "http://other")
+
+
+@pytest.mark.parametrize("origin", ["", "localhost", "http://localhost/", "http://a/b", "http://", "http://*/", "**"])
+def test_what_no_browser_sends_as_an_origin(origin: str) -> None:
+    with pytest.raises(UsageError, match=r"--cors-origin = .*an origin is"):
+        config.load({"cors_origin": [origin]}, {})
+
+
 def test_the_configuration_is_frozen() -> None:
     settings = config.load({}, {})
     with pytest.raises(Exception, match="frozen"):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 VOCAB_SIZE = 128
+END_TOKEN_ID = VOCAB_SIZE - 1
 
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -142,6 +149,20 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     model.update(tree_map(lambda p: p + 0.3 * mx.random.normal(p.shape), model.parameters()))
     mx.eval(model.parameters())
     return model
+
+
+@functools.cache
+def tokenizer_file() -> Path:
+    """A tokenizer.json for these models: one token per ASCII character, END_TOKEN_ID ends an answer."""
+    # The byte-level alphabet spells control characters and the space as the letters from U+0100 on.
+    spelled = {chr(byte if byte > ord(" ") else 0x100 + byte): byte for byte in range(END_TOKEN_ID)}
+    tokenizer = Tokenizer(BPE(vocab=spelled | {"<end>": END_TOKEN_ID}, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(["<end>"])
+    path = Path(tempfile.mkdtemp(prefix="quince-tests-")) / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
 
 
 def save(name: str, path: Path, *, seed: int = 0) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -24,7 +25,8 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("wb") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+            environment = {name: value for name, value in os.environ.items() if name != "QUINCE_API_KEY"}
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         self.pid = self._process.pid
         try:
             self.started_in = self._wait_healthy(health, time.monotonic())

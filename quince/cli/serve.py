@@ -22,32 +22,54 @@ def _option(help: str, flag: str) -> Any:
 
 def serve(  # noqa: PLR0913 - one parameter per option
     model: Model = None,
-    host: Annotated[str | None, _option("Address to listen on.  [127.0.0.1]", "--host")] = None,
-    port: Annotated[int | None, _option("Port to listen on; 0 takes a free one.  [8000]", "--port")] = None,
-    ctx_size: Annotated[int | None, _option("Context length in tokens.  [the model's own]", "--ctx-size")] = None,
+    host: Annotated[str | None, _option("Address to listen on (default: 127.0.0.1).", "--host")] = None,
+    port: Annotated[int | None, _option("Port to listen on; 0 takes a free one (default: 8000).", "--port")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        _option("Key that requests must bring; repeat it for several. Better in QUINCE_API_KEY.", "--api-key"),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        _option("Origin whose web pages may use the server, or *; repeat it for several.", "--cors-origin"),
+    ] = None,
+    ctx_size: Annotated[
+        int | None, _option("Context length in tokens (default: the model's own).", "--ctx-size")
+    ] = None,
     max_tokens: Annotated[
-        int | None, _option("Longest answer of a request that gives none.  [rest of the context]", "--max-tokens")
+        int | None,
+        _option("Longest answer of a request that gives none (default: rest of the context).", "--max-tokens"),
     ] = None,
     temperature: Annotated[
-        float | None, _option("Temperature of a request that gives none.  [the model's own, else 1]", "--temperature")
+        float | None,
+        _option("Temperature of a request that gives none (default: the model's own, else 1).", "--temperature"),
     ] = None,
     top_p: Annotated[
-        float | None, _option("top_p of a request that gives none.  [the model's own, else 1]", "--top-p")
+        float | None, _option("top_p of a request that gives none (default: the model's own, else 1).", "--top-p")
     ] = None,
     max_running_requests: Annotated[
-        int | None, _option("Requests that share the running batch.  [32]", "--max-running-requests")
+        int | None, _option("Requests that share the running batch (default: 32).", "--max-running-requests")
     ] = None,
     queue_size: Annotated[
-        int | None, _option("Requests that may wait; more are answered 429.  [100]", "--queue-size")
+        int | None, _option("Requests that may wait; more are answered 429 (default: 100).", "--queue-size")
     ] = None,
     queue_timeout: Annotated[
-        float | None, _option("Seconds a request may wait before it is answered 504.  [300]", "--queue-timeout")
+        float | None, _option("Seconds a request may wait before it is answered 504 (default: 300).", "--queue-timeout")
     ] = None,
     prefill_chunk_size: Annotated[
-        int | None, _option("Most prompt tokens computed between two decode steps.  [4096]", "--prefill-chunk-size")
+        int | None,
+        _option("Most prompt tokens computed between two decode steps (default: 4096).", "--prefill-chunk-size"),
     ] = None,
     engine_timeout: Annotated[
-        float | None, _option("Seconds without progress before a busy engine is restarted.  [120]", "--engine-timeout")
+        float | None,
+        _option("Seconds without progress before a busy engine is restarted (default: 120).", "--engine-timeout"),
+    ] = None,
+    tool_parser: Annotated[
+        str | None,
+        _option("How the model writes tool calls, or none (default: by its chat template).", "--tool-parser"),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        _option("How the model marks its thinking, or none (default: by its chat template).", "--reasoning-parser"),
     ] = None,
     model_type: Annotated[
         str | None, _option("What MODEL is: auto, llm, vlm, embedding or reranker.  [auto]", "--model-type")
@@ -75,7 +97,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
     any_model_name: Annotated[
         bool | None, typer.Option("--any-model-name", help="Answer to every model name.", show_default=False)
     ] = None,
-    log_level: Annotated[str | None, _option("debug, info, warning or error.  [info]", "--log-level")] = None,
+    log_level: Annotated[str | None, _option("debug, info, warning or error (default: info).", "--log-level")] = None,
 ) -> None:
     """Serve a model in the foreground. Ctrl-C lets running requests finish; a second one does not."""
     flags = dict(locals())

@@ -24,11 +24,15 @@ class PrefillChunk(msgspec.Struct, frozen=True):
 
 
 class DecodeRow(msgspec.Struct, frozen=True):
-    """A prefilled request that joins the decode batch; ``token_id`` (the last of its prompt) is its first input."""
+    """A prefilled request that joins the decode batch; ``token_id`` (the last of its prompt) is its first input.
+
+    ``prompt_token_ids`` are the whole prompt if the sampling parameters penalize it, else nothing.
+    """
 
     request_id: str
     token_id: int
     sampling: SamplingParams
+    prompt_token_ids: list[int] = []
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -57,6 +61,9 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True):
+    """``error``: the request cannot go on after this token, and why."""
+
     request_id: str
     token_id: int
     logprobs: TokenLogprobs | None = None
+    error: str | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
 from quince.engine.ipc import ClientSocket, SocketDirectory
@@ -22,10 +23,21 @@ from quince.engine.messages import (
     StepOutput,
 )
 from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
-from quince.errors import EngineError, EngineUnavailable, ModelLoadError, QueueFull, QueueTimeout, QuinceError
+from quince.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidRequest,
+    ModelLoadError,
+    QueueFull,
+    QueueTimeout,
+    QuinceError,
+)
 from quince.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
+
+# A request for several answers is as many requests here: its id, this mark, the answer's number.
+ANSWER_MARK = "#"
 
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
@@ -107,7 +119,8 @@ class EngineClient:
         self._limits = limits
         self._sockets = sockets
         self._command = command
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._admitted: set[str] = set()
+        self._mailboxes: dict[str, Mailbox] = {}  # of those admitted, the ones that the engine has been given
         self._socket: ClientSocket | None = None
         self._child: ChildProcess | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,11 +142,30 @@ class EngineClient:
 
     @property
     def num_requests(self) -> int:
-        return len(self._mailboxes)
+        return len(self._admitted)
 
     @property
     def num_waiting(self) -> int:
-        return sum(not mailbox.started for mailbox in self._mailboxes.values())
+        return len(self._admitted) - sum(mailbox.started for mailbox in self._mailboxes.values())
+
+    @contextlib.contextmanager
+    def admit(self, *request_ids: str) -> Iterator[None]:
+        """Keep places for these requests until the block ends: the bound on all work for this model.
+
+        Taken before a prompt is tokenized; ``generate`` takes one for a request that has none. Raises QueueFull if
+        there is no room for all of them, InvalidRequest if there never can be.
+        """
+        places = self._limits.max_running_requests + self._limits.queue_size
+        new = set(request_ids) - self._admitted
+        if len(new) > places:
+            raise InvalidRequest(f"a request cannot have more than {places} answers on this server", param="n")
+        if len(self._admitted) + len(new) > places:
+            raise QueueFull("too many requests are waiting; try again later", retry_after=1)
+        self._admitted |= new
+        try:
+            yield
+        finally:
+            self._admitted -= new
 
     async def wait_ready(self) -> Ready:
         """The loaded model's facts, waiting through a load. Raises EngineUnavailable if it fails or takes too long."""
@@ -153,31 +185,34 @@ class EngineClient:
 
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
-        await self.wait_ready()
-        mailbox = self._submit(request_id, prompt_token_ids, sampling)
-        try:
-            outputs = await self._take_first(mailbox)
-            yield outputs
-            while outputs[-1].finish_reason is None:
-                outputs = await mailbox.take()
+        with self.admit(request_id):
+            await self.wait_ready()
+            mailbox = self._submit(request_id, prompt_token_ids, sampling)
+            try:
+                outputs = await self._take_first(mailbox)
                 yield outputs
-        finally:
-            self._mailboxes.pop(request_id, None)
-            if not mailbox.finished:
-                self._send(Abort([request_id]))
+                while outputs[-1].finish_reason is None:
+                    outputs = await mailbox.take()
+                    yield outputs
+            finally:
+                self._mailboxes.pop(request_id, None)
+                if not mailbox.finished:
+                    self._send(Abort([request_id]))
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
         """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
-        found = [name for name in (self._mailboxes if request_ids is None else request_ids) if name in self._mailboxes]
+        found: dict[str, list[str]] = {}
+        for name in self._mailboxes:
+            whole = name.split(ANSWER_MARK)[0]
+            if request_ids is None or whole in request_ids:
+                found.setdefault(whole, []).append(name)
         if found:
-            self._send(Abort(found))
-        return found
+            self._send(Abort([name for names in found.values() for name in names]))
+        return list(found)
 
     # Requests
 
     def _submit(self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams) -> Mailbox:
-        if len(self._mailboxes) >= self._limits.max_running_requests + self._limits.queue_size:
-            raise QueueFull("too many requests are waiting; try again later", retry_after=1)
         mailbox = self._mailboxes[request_id] = Mailbox()
         if not self._busy.is_set():
             self._last_progress = time.monotonic()
@@ -210,7 +245,11 @@ class EngineClient:
         """End the engine process and every request that is left. May be called again."""
         for task in self._tasks:
             task.cancel()
+        await self._end_requests()  # at once: the process may take a while to end
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_requests()  # the engine's last message may have changed the state
+
+    async def _end_requests(self) -> None:
         await self._set_state(EngineState.STOPPED, "the server is shutting down")
         self._fail_requests()
 
@@ -297,7 +336,8 @@ class EngineClient:
             if mailbox is None:
                 continue
             if output.finish_reason is FinishReason.ERROR:
-                mailbox.fail(EngineError(output.error or "the engine failed while it ran this request"))
+                kind = InvalidRequest if output.refused else EngineError
+                mailbox.fail(kind(output.error or "the engine failed while it ran this request"))
             else:
                 mailbox.put(output)
         idle = not step.stats.running and not step.stats.waiting

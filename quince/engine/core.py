@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 
+from llguidance import LLMatcher
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch
@@ -14,12 +16,20 @@ from quince.engine.model_runner import ModelRunner
 from quince.engine.pacing import PrefillPacer
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler
+from quince.engine.structured import Constraint, GrammarCompiler
 from quince.engine.support import probe, token_seconds
 
 logger = logging.getLogger(__name__)
 
 
-def make_core(model: Module, vocab_size: int, *, max_running_requests: int, prefill_chunk_size: int) -> EngineCore:
+def make_core(
+    model: Module,
+    vocab_size: int,
+    grammars: GrammarCompiler,
+    *,
+    max_running_requests: int,
+    prefill_chunk_size: int,
+) -> EngineCore:
     """An engine for this model, within what its code can do (see support.py)."""
     support = probe(model, vocab_size)
     if not support.batches:
@@ -28,18 +38,23 @@ def make_core(model: Module, vocab_size: int, *, max_running_requests: int, pref
     rows = max_running_requests if support.batches else 1
     return EngineCore(
         Scheduler(max_running_requests=rows, pacer=pacer, pad_prefill=support.pads),
-        ModelRunner(model, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
+        ModelRunner(model, vocab_size, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
         pacer,
+        grammars,
     )
 
 
 class EngineCore:
     """Drives one model. Every method is called by the engine thread, which owns MLX."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, pacer: PrefillPacer) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: ModelRunner, pacer: PrefillPacer, grammars: GrammarCompiler
+    ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self._pacer = pacer
+        self._grammars = grammars
+        self._compiling: dict[str, tuple[Request, Future[LLMatcher]]] = {}
         self._launched: Batch | None = None  # the step that is computing, and since when
         self._launched_at = 0.0
         self._steps = 0
@@ -47,38 +62,69 @@ class EngineCore:
         self._generation_tokens = 0
 
     def add(self, message: AddRequest) -> None:
-        self.scheduler.add(Request(message.request_id, message.prompt_token_ids, message.sampling))
+        request = Request(message.request_id, message.prompt_token_ids, message.sampling)
+        if request.sampling.grammar is not None:
+            self._compiling[request.request_id] = (request, self._grammars.compile(request.sampling))
+            return
+        if request.sampling.thinking is not None:
+            self.runner.constrain(request.request_id, Constraint(None, request.sampling.thinking))
+        self.scheduler.add(request)
 
     def abort(self, request_ids: Iterable[str]) -> None:
-        self.scheduler.abort(request_ids)
+        for request_id in request_ids:
+            if request_id in self._compiling:
+                self.scheduler.add(self._compiling.pop(request_id)[0])
+            self.scheduler.abort([request_id])
 
     def has_work(self) -> bool:
-        return self.scheduler.has_work()
+        return self.scheduler.has_work() or any(matcher.done() for _, matcher in self._compiling.values())
 
     def step(self) -> list[Output]:
+        self._take_compiled()
         batch = self.scheduler.schedule()
         tokens = self.runner.run(batch)
         self._pace(batch)
         outputs = self.scheduler.update(tokens)
         self._count(batch, outputs)
+        self._release(outputs)
         return outputs
 
     def fail_step(self, error: str) -> list[Output]:
         """After ``step`` raised: end the requests that ran and start over with those that wait."""
         self.runner.reset()
         self._launched = None
-        return self.scheduler.fail_running(error)
+        outputs = self.scheduler.fail_running(error)
+        self._release(outputs)
+        return outputs
 
     def stats(self, *, active_memory: int = 0, peak_memory: int = 0) -> EngineStats:
         return EngineStats(
             running=self.scheduler.num_running,
-            waiting=self.scheduler.num_waiting,
+            waiting=self.scheduler.num_waiting + len(self._compiling),
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
             active_memory=active_memory,
             peak_memory=peak_memory,
         )
+
+    def _take_compiled(self) -> None:
+        """Requests whose grammar is ready get in the queue."""
+        for request_id, (request, future) in list(self._compiling.items()):
+            if not future.done():
+                continue
+            del self._compiling[request_id]
+            error = future.exception()
+            if error is not None:
+                self.scheduler.refuse(request, f"the grammar cannot be compiled: {error}")
+                continue
+            self.runner.constrain(request_id, Constraint(future.result(), request.sampling.thinking))
+            self.scheduler.add(request)
+
+    def _release(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if output.finish_reason is not None:
+                self.runner.release(output.request_id)
 
     def _pace(self, batch: Batch) -> None:
         """``run`` has just started this batch, having waited for the one before: tell how long that one took."""

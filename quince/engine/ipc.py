@@ -6,6 +6,7 @@ The socket lives in a directory that only its owner can enter (mode 0700), so no
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -43,7 +44,7 @@ def remove_socket(address: str) -> None:
 
 
 class EngineSocket:
-    """The engine's end: blocking, used by the engine thread alone."""
+    """The engine's end: blocking, used by the engine thread alone, but for ``wake``."""
 
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
@@ -51,12 +52,24 @@ class EngineSocket:
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.connect(address)
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_reader, zmq.POLLIN)
+
+    def wake(self) -> None:
+        """Let a ``receive`` that sleeps, or the next one, return. Called by any thread."""
+        with contextlib.suppress(BlockingIOError):  # full: awake already
+            os.write(self._wake_writer, b"!")
 
     def receive(self, *, wait: bool) -> list[ToEngine]:
-        """Every message that has arrived; with ``wait``, sleep until there is one."""
+        """Every message that has arrived; with ``wait``, sleep until there is one or somebody wakes it."""
         messages: list[ToEngine] = []
         if wait:
-            messages.append(self._decoder.decode(self._socket.recv()))
+            ready = dict(self._poller.poll())
+            if self._wake_reader in ready:
+                os.read(self._wake_reader, 4096)
         while self._socket.poll(0):
             messages.append(self._decoder.decode(self._socket.recv()))
         return messages
@@ -72,6 +85,8 @@ class EngineSocket:
     ) -> None:
         self._socket.close()
         self._context.term()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
 
 
 class ClientSocket:

@@ -63,14 +63,20 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Output(msgspec.Struct, omit_defaults=True, array_like=True):
-    """What happened to one request in one step. ``started`` marks the step that took it out of the queue."""
+    """What happened to one request in one step. ``started`` marks the step that took it out of the queue, and comes
+    with ``cached_tokens``, how much of its prompt did not have to be computed.
+
+    With finish_reason ERROR, ``error`` says why, and ``refused`` that the request itself is at fault.
+    """
 
     request_id: str
     token_ids: list[int] = []
     finish_reason: FinishReason | None = None
     started: bool = False
+    cached_tokens: int = 0
     logprobs: list[TokenLogprobs] = []
     error: str | None = None
+    refused: bool = False
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):

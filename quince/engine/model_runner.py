@@ -3,6 +3,9 @@
 One step overlaps with the next: a step's graph is built while the one before is still computing, then the runner waits
 for that one's tokens (the step's only host sync) and starts the new evaluation. The order matters: buffers that nobody
 reads any more are updated in place (see kv_cache).
+
+If some row's next token depends on what it has said (a grammar), the forward pass is started first, the tokens it
+forbids are computed meanwhile, and sampling is a second evaluation behind it.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import mlx.core as mx
+import msgspec
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
 from quince.engine.batch_cache import BatchCache, RowChange
+from quince.engine.penalties import RowHistory
 from quince.engine.sampler import Sampled, Sampler
+from quince.engine.structured import Constraint, TokenMasks
 from quince.sampling import SamplingParams
 
 
@@ -27,7 +33,18 @@ class _Row:
     request_id: str
     sampling: SamplingParams
     input: int
+    prompt_token_ids: list[int] = field(default_factory=list)
     generated: int = 0
+
+    @classmethod
+    def of(cls, row: DecodeRow) -> _Row:
+        return cls(row.request_id, row.sampling, -1 - row.token_id, row.prompt_token_ids)
+
+    @property
+    def history(self) -> RowHistory:
+        if self.input >= 0:
+            return RowHistory(self.sampling, self.input)
+        return RowHistory(self.sampling, None, self.prompt_token_ids)
 
 
 @dataclass(frozen=True)
@@ -40,15 +57,19 @@ class _Prefilled:
 
 @dataclass
 class _Launched:
-    """A step that has been started: what to wait for, and whose tokens they are."""
+    """A step that has been started: what to wait for, and whose tokens they are.
+
+    ``logits`` [rows, vocabulary] are there while sampling waits for constraints.
+    """
 
     sampled: Sampled | None = None
+    logits: mx.array | None = None
     request_ids: list[str] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
     prefilled: list[mx.array] = field(default_factory=list)
 
     def start(self) -> None:
-        mx.async_eval(self.sampled, self.prefilled)  # type: ignore[no-untyped-call]
+        mx.async_eval(self.sampled, self.logits, self.prefilled)  # type: ignore[no-untyped-call]
         self.prefilled = self.prefilled[-1:]  # whoever holds a buffer makes its next update a copy
 
     def wait(self) -> list[SampledToken]:
@@ -63,8 +84,10 @@ class _Launched:
 class ModelRunner:
     """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
 
-    def __init__(self, model: Module, *, prefill_chunk_size: int, mask_axes: int = 4) -> None:
+    def __init__(self, model: Module, vocab_size: int, *, prefill_chunk_size: int, mask_axes: int = 4) -> None:
         self._model = model
+        self._masks = TokenMasks(vocab_size)
+        self._constraints: dict[str, Constraint] = {}
         self._mask_axes = mask_axes
         self._prefill_chunk_size = prefill_chunk_size
         self._sampler = Sampler()
@@ -88,9 +111,20 @@ class ModelRunner:
         if batch.prefill:
             self._prefill(batch.prefill, launched)
         tokens = self._launched.wait()
-        launched.start()
+        if launched.logits is None:
+            launched.start()
+        else:
+            tokens = self._start_constrained(launched, launched.logits, tokens)
         self._launched = launched
         return tokens
+
+    def constrain(self, request_id: str, constraint: Constraint) -> None:
+        """What this request, which is about to join, may say. Holds until ``release``."""
+        self._constraints[request_id] = constraint
+
+    def release(self, request_id: str) -> None:
+        """The request is finished."""
+        self._constraints.pop(request_id, None)
 
     def release_memory(self) -> None:
         """Give MLX's pooled buffers back to the system; for when there is nothing to do."""
@@ -103,7 +137,7 @@ class ModelRunner:
         removed = [index for index, row in enumerate(self._rows) if row.request_id in leaving]
         change = RowChange.plan(len(self._rows), removed, len(join))
         self._cache.change(change, [self._take_prefilled(row) for row in join])
-        rows = [*self._rows, *(_Row(row.request_id, row.sampling, -1 - row.token_id) for row in join)]
+        rows = [*self._rows, *(_Row.of(row) for row in join)]
         self._rows = [rows[number] for number in change.order]
         self._rows_changed = True
 
@@ -121,18 +155,41 @@ class ModelRunner:
         self._cache.begin(1)
         logits = self._model(inputs[:, None], cache=self._cache.layers)[:, -1, :]
         self._cache.commit()
-        launched.sampled = self._sampler.sample(logits, [row.generated for row in self._rows])
         launched.request_ids = [row.request_id for row in self._rows]
         launched.sampling = [row.sampling for row in self._rows]
+        if self._constraints and any(row.request_id in self._constraints for row in self._rows):
+            launched.logits = logits
+        else:
+            self._sample(launched, logits, None)
+
+    def _sample(self, launched: _Launched, logits: mx.array, allowed: mx.array | None) -> None:
+        launched.sampled = self._sampler.sample(logits, [row.generated for row in self._rows], allowed)
         self._tokens = launched.sampled.token_ids
         for row in self._rows:
             row.generated += 1
+
+    def _start_constrained(
+        self, launched: _Launched, logits: mx.array, tokens: list[SampledToken]
+    ) -> list[SampledToken]:
+        """Start the step in two parts. Returns ``tokens``, the last step's, with what is wrong with them."""
+        said = {token.request_id: token.token_id for token in tokens}
+        rows = [row.request_id for row in self._rows]
+        self._masks.start([self._constraints.get(name) for name in rows], [said.get(name) for name in rows])
+        launched.start()
+        launched.logits = None
+        allowed = self._masks.result()
+        self._sample(launched, logits, allowed.tokens)
+        mx.async_eval(launched.sampled)  # type: ignore[no-untyped-call]
+        if not allowed.errors:
+            return tokens
+        errors = {rows[index]: error for index, error in allowed.errors.items()}
+        return [msgspec.structs.replace(token, error=errors.get(token.request_id)) for token in tokens]
 
     def _gather_inputs(self) -> mx.array:
         """The input token of every row, int32 [rows], still on the device for rows that go on."""
         if not self._rows_changed and self._tokens is not None:
             return self._tokens
-        self._sampler.set_rows([row.sampling for row in self._rows])
+        self._sampler.set_rows([row.history for row in self._rows])
         previous = [] if self._tokens is None else [self._tokens]
         count = sum(tokens.size for tokens in previous)
         joined = [-1 - row.input for row in self._rows if row.input < 0]

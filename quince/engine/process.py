@@ -67,6 +67,7 @@ class EngineServer:
 
         from quince.engine.core import make_core
         from quince.engine.loader import load
+        from quince.engine.structured import GrammarCompiler
 
         loaded = load(Path(config.model_path), max_model_len=config.max_model_len)
         self._mx = mx
@@ -74,6 +75,7 @@ class EngineServer:
         self._core = make_core(
             loaded.model,
             loaded.vocab_size,
+            GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, socket.wake),
             max_running_requests=config.max_running_requests,
             prefill_chunk_size=config.prefill_chunk_size,
         )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quince.engine.messages import TokenLogprobs
+from quince.engine.penalties import Penalties, RowHistory
 from quince.sampling import SamplingParams
 
 Seeds = npt.NDArray[np.uint64]
@@ -45,10 +46,12 @@ class Sampler:
     """Holds the rows' parameters as arrays; ``set_rows`` when rows come, go or move, ``sample`` every step."""
 
     def __init__(self) -> None:
+        self._penalties = Penalties()
         self.set_rows([])
 
-    def set_rows(self, params: Sequence[SamplingParams]) -> None:
-        self._params = list(params)
+    def set_rows(self, rows: Sequence[RowHistory]) -> None:
+        self._penalties.set_rows(rows)
+        params = [row.params for row in rows]
         greedy = [row.greedy for row in params]
         self._all_greedy = all(greedy)
         self._top_logprobs = max((row.logprobs for row in params if row.logprobs is not None), default=None)
@@ -62,15 +65,20 @@ class Sampler:
         self._top_p = _column([row.top_p for row in params]) if any(row.top_p < 1 for row in sampled) else None
         self._min_p = _column([row.min_p for row in params]) if any(row.min_p > 0 for row in sampled) else None
 
-    def sample(self, logits: mx.array, generated: Sequence[int]) -> Sampled:
+    def sample(self, logits: mx.array, generated: Sequence[int], allowed: mx.array | None = None) -> Sampled:
         """Args:
         logits: [rows, vocabulary], any float type.
         generated: how many tokens each row has generated before this one.
+        allowed: bool [rows, vocabulary], at least one of each row; None allows all.
         """
-        tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+        wanted = self._penalties.apply(logits)
+        if allowed is not None:
+            wanted = mx.where(allowed, wanted, -mx.inf)
+        tokens = mx.argmax(wanted, axis=-1).astype(mx.int32)
         if not self._all_greedy:
-            drawn = self._draw(logits.astype(mx.float32), generated)
+            drawn = self._draw(wanted.astype(mx.float32), generated)
             tokens = drawn if self._greedy_rows is None else mx.where(self._greedy_rows, tokens, drawn)
+        self._penalties.count(tokens)
         if self._top_logprobs is None:
             return Sampled(tokens)
         return _with_logprobs(logits.astype(mx.float32), tokens, self._top_logprobs)

@@ -60,6 +60,12 @@ class Scheduler:
             if request is not None:
                 self._outputs.append(self._finish(request, FinishReason.ABORT))
 
+    def refuse(self, request: Request, error: str) -> None:
+        """Finish a request that cannot be run, by its own fault."""
+        self.add(request)
+        self._outputs.append(self._finish(request, FinishReason.ERROR, error))
+        self._outputs[-1].refused = True
+
     def schedule(self) -> Batch:
         self._advance_decoding()
         join = self._join_prefilled()
@@ -82,9 +88,7 @@ class Scheduler:
         outputs, self._outputs = self._outputs, []
         running = (self._prefilling, self._decoding, self._completing)
         for request in [request for queue in running for request in queue.values()]:
-            output = self._finish(request, FinishReason.ERROR)
-            output.error = error
-            outputs.append(output)
+            outputs.append(self._finish(request, FinishReason.ERROR, error))
         self._free.clear()
         return outputs
 
@@ -101,7 +105,15 @@ class Scheduler:
             del self._prefilling[request.request_id]
             self._decoding[request.request_id] = request
             request.num_launched = 1
-        return [DecodeRow(r.request_id, r.prompt_token_ids[-1], r.sampling) for r in ready]
+        return [
+            DecodeRow(
+                r.request_id,
+                r.prompt_token_ids[-1],
+                r.sampling,
+                r.prompt_token_ids if r.sampling.repetition_penalty != 1 else [],
+            )
+            for r in ready
+        ]
 
     def _advance_decoding(self) -> None:
         """Launch one more token of every decoding request; those that have launched all give up their rows."""
@@ -156,6 +168,8 @@ class Scheduler:
     def _append(self, request: Request, token: SampledToken) -> Output:
         request.num_generated += 1
         reason = None
+        if token.error is not None:
+            return self._finish(request, FinishReason.ERROR, token.error)
         if token.token_id in request.stop_token_ids:
             reason = FinishReason.STOP
         elif request.num_generated == request.sampling.max_tokens:
@@ -166,11 +180,11 @@ class Scheduler:
             output.logprobs = [token.logprobs]
         return output
 
-    def _finish(self, request: Request, reason: FinishReason) -> Output:
+    def _finish(self, request: Request, reason: FinishReason, error: str | None = None) -> Output:
         request_id = request.request_id
         if request_id in self._prefilling or request_id in self._decoding:
             self._free.append(request_id)
         for queue in (self._waiting, self._prefilling, self._decoding, self._completing):
             queue.pop(request_id, None)
         request.status = STATUS_OF[reason]
-        return Output(request_id, finish_reason=reason)
+        return Output(request_id, finish_reason=reason, error=error)

@@ -12,6 +12,8 @@ from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import EngineConfig
 from quince.engine.supervisor import ENGINE_COMMAND
 from quince.models.store import StoredModel
+from quince.text import reasoning_parsers, tool_parsers
+from quince.text.chat import ChatPrompter
 from quince.text.generation import SamplingDefaults, TextGenerator
 from quince.text.tokenizer import Tokenizer, read_json
 
@@ -53,8 +55,22 @@ def make_engine(
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:
     """Reads the tokenizer, for seconds: on a thread. Raises ModelLoadError for an unusable one."""
-    generator = TextGenerator(engine, Tokenizer(stored.path), _sampling_defaults(stored.path, config))
+    tokenizer = Tokenizer(stored.path)
+    defaults = _sampling_defaults(stored.path, config)
+    generator = TextGenerator(engine, tokenizer, _prompter(tokenizer, config), defaults)
     return LoadedModel(stored.name, stored.path, engine, generator, int(stored.manifest.installed_at))
+
+
+def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:
+    """Chats in the formats that the settings name, or else those that the model's template is written for."""
+    template, special = tokenizer.chat_template or "", tokenizer.special_tokens
+    reasoning = reasoning_parsers.detect(template, special)
+    tools = tool_parsers.detect(template, special)
+    if config.reasoning_parser is not None:
+        reasoning = None if config.reasoning_parser == "none" else reasoning_parsers.get(config.reasoning_parser)
+    if config.tool_parser is not None:
+        tools = None if config.tool_parser == "none" else tool_parsers.get(config.tool_parser)
+    return ChatPrompter(tokenizer, reasoning, tools)
 
 
 def _sampling_defaults(path: Path, config: ServeConfig) -> SamplingDefaults:
@@ -69,4 +85,5 @@ def _sampling_defaults(path: Path, config: ServeConfig) -> SamplingDefaults:
         top_p=own.get("top_p", base.top_p) if config.top_p is None else config.top_p,
         top_k=int(own.get("top_k", base.top_k)),
         min_p=own.get("min_p", base.min_p),
+        repetition_penalty=own.get("repetition_penalty", base.repetition_penalty),
     )

@@ -1,26 +1,26 @@
-"""The ASGI application: the route table, and the one place where errors become HTTP answers."""
+"""The ASGI application: the route table, and what surrounds it."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
+import msgspec
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
 
 from quince import __version__
 from quince.config import ServeConfig
-from quince.errors import InvalidRequest, QuinceError
 from quince.models.manager import ModelManager
-from quince.server.dependencies import ServerState
+from quince.server.auth import ApiKeys
+from quince.server.dependencies import REQUEST_ID_HEADER, ServerState
+from quince.server.errors import ErrorAnswers, on_http_error, on_validation_error
 from quince.server.limits import BodyLimit
-from quince.server.protocol import ollama, openai
+from quince.server.middleware import HeadAsGet, RequestIds
+from quince.server.protocol.openai import ErrorBody
 from quince.server.routes import chat, completions, models, ollama_models, operations
-
-logger = logging.getLogger(__name__)
 
 
 def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
@@ -29,65 +29,41 @@ def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
         title="Quince",
         version=__version__,
         description="A model server for MLX.",
+        responses=_error_responses(),
     )
     app.state.server = ServerState(config, manager)
     for routes in (chat, completions, models, ollama_models, operations):
         app.include_router(routes.router)
-    app.add_exception_handler(QuinceError, _on_quince_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_unexpected_error)
-    app.add_middleware(BodyLimit, max_size=config.max_body_size)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    _surround(app, config)
     return app
 
 
-async def _on_quince_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, QuinceError)
-    headers = {"Retry-After": f"{error.retry_after:g}"} if error.retry_after is not None else {}
-    return _answer(request, error, error.status, headers)
-
-
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    """What is wrong, by the name that the client used."""
-    assert isinstance(error, RequestValidationError)
-    if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
-        return _answer(
-            request, InvalidRequest("the body must be JSON, sent with 'Content-Type: application/json'"), 400
+def _surround(app: FastAPI, config: ServeConfig) -> None:
+    """From the inside out. Errors get their headers like every answer, preflights need no key."""
+    app.add_middleware(BodyLimit, max_size=config.max_body_size)
+    if config.api_key:
+        app.add_middleware(ApiKeys, keys=[key.get_secret_value() for key in config.api_key])
+    app.add_middleware(ErrorAnswers)
+    app.add_middleware(HeadAsGet)
+    if config.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origin,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
         )
-    # Of a union's several complaints, the deepest is about the branch that was meant.
-    deepest: dict[str, Any] = dict(max(error.errors(), key=lambda one: len(one["loc"])))
-    if deepest["type"] == "json_invalid":
-        return _answer(request, InvalidRequest(f"the body is not valid JSON: {deepest['ctx']['error']}"), 400)
-    name = _field_name(deepest, error.body)
-    message = deepest["msg"].removeprefix("Value error, ")
-    return _answer(request, InvalidRequest(f"{name or 'body'}: {message}", param=name), 400)
+    app.add_middleware(RequestIds)
 
 
-def _field_name(error: dict[str, Any], body: Any) -> str | None:
-    """The path of a validation error without pydantic's names of union branches, which are nowhere in the body."""
-    path: list[str] = []
-    parts = [part for part in error["loc"] if part != "body"]
-    for part in parts:
-        in_list = isinstance(body, list) and isinstance(part, int) and part < len(body)
-        if in_list or (isinstance(body, dict) and part in body):
-            body = body[part]
-        elif error["type"] != "missing" or part is not parts[-1]:
-            continue
-        path.append(str(part))
-    return ".".join(path) or None
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    """What the framework refuses by itself: unknown paths, wrong methods, unreadable bodies."""
-    assert isinstance(error, HTTPException)
-    return _answer(request, InvalidRequest(str(error.detail)), error.status_code, dict(error.headers or {}))
-
-
-async def _on_unexpected_error(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error", exc_info=error)
-    return _answer(request, QuinceError("The server had an unexpected error; its log says more."), 500)
-
-
-def _answer(request: Request, error: QuinceError, status: int, headers: dict[str, str] | None = None) -> Response:
-    encode = ollama.encode_error if request.url.path.startswith("/api/") else openai.encode_error
-    return Response(encode(error), status_code=status, media_type="application/json", headers=headers)
+def _error_responses() -> dict[int | str, dict[str, Any]]:
+    """For /openapi.json: what every route may answer besides its own. Keeps FastAPI's 422 out, which nothing sends."""
+    _, components = msgspec.json.schema_components([ErrorBody])
+    schema = {"type": "object", "properties": {"error": components["ErrorBody"]}, "required": ["error"]}
+    content = {"application/json": {"schema": schema}}
+    return {
+        "4XX": {"description": "The request's fault", "content": content},
+        "5XX": {"description": "The server's fault", "content": content},
+    }

@@ -1,26 +1,32 @@
-"""The bound on request bodies."""
+"""The bounds on request bodies: of each, and of all that are in memory."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quince.errors import BodyTooLarge
-from quince.server.protocol.openai import encode_error
+from quince.errors import BodyTooLarge, QueueFull
 
 # How much of a refused body is still read, so that a client that only sends sees the answer: clients that wait for
 # nothing while they upload would otherwise see a broken connection.
 MAX_DISCARDED = 256 * 2**20
 
+# As many bodies of the largest size may be in memory, with requests that are being read or answered.
+MAX_LARGEST_BODIES = 32
+
 
 class BodyLimit:
-    """Answers 413 to a body larger than ``max_size`` bytes, by its announced length or by counting."""
+    """Bounds what requests hold before anything has looked at them.
+
+    Raises BodyTooLarge for a body of more than ``max_size`` bytes, by its announced length or by counting; QueueFull
+    for one that would be too much together with those of all requests that are not finished.
+    """
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
         self._app = app
         self._max_size = max_size
-        self._message = f"the request body is larger than {max_size} bytes"
+        self._max_held = max_size * MAX_LARGEST_BODIES
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -28,28 +34,35 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_size:
-            await self._refuse(receive, send)
-            return
+            await _discard(receive)
+            raise self._too_large()
         read = 0
 
         async def counted() -> Message:
             nonlocal read
             message = await receive()
-            read += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            read += size
+            self._held += size
             if read > self._max_size:
-                raise HTTPException(413, self._message)
+                raise self._too_large()
+            if self._held > self._max_held:
+                raise QueueFull("the requests that are open are too large to take more; try again later", retry_after=1)
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= read
 
-    async def _refuse(self, receive: Receive, send: Send) -> None:
-        discarded = 0
-        while discarded < MAX_DISCARDED:
-            message = await receive()
-            discarded += len(message.get("body", b""))
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                break
-        body = encode_error(BodyTooLarge(self._message))
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": BodyTooLarge.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the request body is larger than {self._max_size} bytes")
+
+
+async def _discard(receive: Receive) -> None:
+    discarded = 0
+    while discarded < MAX_DISCARDED:
+        message = await receive()
+        discarded += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            break

@@ -53,6 +53,7 @@ async def _serve(config: ServeConfig, manager: ModelManager, listener: socket.so
         log_config=None,
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=int(config.drain_timeout + GOODBYE) + 1,
     )
     try:
@@ -73,19 +74,22 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._manager = manager
         self._drain_timeout = drain_timeout
+        self._drained = asyncio.Event()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        ending = asyncio.create_task(self._end_requests(self._drain_timeout))
+        stopping = asyncio.create_task(self._stop_manager())
         try:
             await super().shutdown(sockets)  # returns when all requests are done, or at a second Ctrl-C
         finally:
-            ending.cancel()
-        await self._end_requests(0)
+            self._drained.set()
+        await stopping  # never cancelled: engines end by themselves, in a time of their own
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=GOODBYE)
 
-    async def _end_requests(self, delay: float) -> None:
-        await asyncio.sleep(delay)
+    async def _stop_manager(self) -> None:
+        """Once the requests are done or their time is over; the first thing it does is to end those that are left."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), self._drain_timeout)
         await self._manager.stop()
 
 

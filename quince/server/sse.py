@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quince.errors import QuinceError
+
+logger = logging.getLogger(__name__)
 
 KEEPALIVE = b": keepalive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -65,9 +68,12 @@ class EventStream(Response):
             async with contextlib.aclosing(self._chunks) as chunks:
                 async for chunk in chunks:
                     await self._send(send, chunk)
-        except QuinceError as error:
+        except Exception as error:  # the boundary: a failure behind the headers is an event
             if not self._started:
                 raise
+            if not isinstance(error, QuinceError):
+                logger.error("a stream failed", exc_info=error)
+                error = QuinceError("The server had an unexpected error; its log says more.")
             await self._send(send, event(self._encode_error(error)))
         async with self._lock:
             await send({"type": "http.response.body", "body": b""})

@@ -15,35 +15,75 @@ from quince.text.tokenizer import Tokenizer
 Message = dict[str, Any]
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], template_kwargs: dict[str, Any]) -> str:
+# Whatever a template, which is a program of its publisher's, may raise.
+_TEMPLATE_FAILURES = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    template_kwargs: dict[str, Any],
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> str:
     """Raises InvalidRequest if the model has no template or its template refuses the conversation."""
-    if not tokenizer.has_chat_template:
+    if not tokenizer.chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
+    conversation = normalise(messages)
     try:
-        return tokenizer.render_chat([normalise(message) for message in messages], template_kwargs)
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+        return tokenizer.render_chat(conversation, template_kwargs, tools)
+    except _TEMPLATE_FAILURES as error:
+        # Most templates want a call's arguments as an object, a few as text.
+        with contextlib.suppress(*_TEMPLATE_FAILURES):
+            if any(message.get("tool_calls") for message in conversation):
+                return tokenizer.render_chat(_with_text_arguments(conversation), template_kwargs, tools)
         raise InvalidRequest(f"the model's chat template refused the messages: {error}", param="messages") from error
 
 
-def normalise(message: Message) -> Message:
+def normalise(messages: Sequence[Message]) -> list[Message]:
     """One spelling for what clients spell in several ways: templates expect it.
 
-    ``content`` becomes a string (text parts joined, null empty), ``developer`` becomes ``system``, and the arguments
-    of tool calls become objects.
+    ``content`` becomes a string (text parts joined, null empty), ``developer`` becomes ``system``, the arguments of
+    tool calls become objects. Calls without an id get one, and so do their results, which come in the order of the
+    calls; results are told the name of the function.
     """
-    role = "system" if message["role"] == "developer" else message["role"]
-    regular = {**message, "role": role, "content": _text(message.get("content"))}
-    if message.get("tool_calls"):
-        regular["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+    regular: list[Message] = []
+    unanswered: dict[str, str] = {}  # names of the functions that were called, by the id of the call
+    for number, message in enumerate(messages):
+        one = {**message, "content": _text(message.get("content"))}
+        if one["role"] == "developer":
+            one["role"] = "system"
+        if message.get("tool_calls"):
+            one["tool_calls"] = [_tool_call(call, f"call{number}n{n}") for n, call in enumerate(message["tool_calls"])]
+            unanswered |= {call["id"]: call["function"]["name"] for call in one["tool_calls"]}
+        if one["role"] == "tool":
+            call_id = one.get("tool_call_id") or next(iter(unanswered), "")
+            if name := unanswered.pop(call_id, None):
+                one |= {"tool_call_id": call_id, "name": name}
+        regular.append(one)
     return regular
+
+
+def _with_text_arguments(messages: Sequence[Message]) -> list[Message]:
+    def as_text(call: Message) -> Message:
+        function = call["function"]
+        arguments = function["arguments"]
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return {**call, "function": {**function, "arguments": text}}
+
+    return [
+        {**message, "tool_calls": [as_text(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
 
 
 def _text(content: str | list[Message] | None) -> str:
@@ -52,12 +92,11 @@ def _text(content: str | list[Message] | None) -> str:
     return "".join(part["text"] for part in content)
 
 
-def _tool_call(call: Message) -> Message:
+def _tool_call(call: Message, new_id: str) -> Message:
     function = call["function"]
-    arguments = function.get("arguments")
+    arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        with contextlib.suppress(
-            ValueError, RecursionError
-        ):  # the model wrote it: else the template gets the text as it is
-            arguments = json.loads(arguments or "{}")
-    return {**call, "function": {**function, "arguments": arguments}}
+        # The model wrote it: what is no JSON reaches the template as it is.
+        with contextlib.suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments)
+    return {**call, "id": call.get("id") or new_id, "function": {**function, "arguments": arguments}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -11,15 +13,21 @@ MAX_CHARACTER_TOKENS = 8
 
 
 class Detokenizer:
-    """One answer's text. Special tokens are left out; the cost of a token does not grow with the answer."""
+    """One answer's text. Special tokens are left out, but for ``visible_token_ids``.
 
-    def __init__(self, tokenizer: RustTokenizer) -> None:
+    The cost of a token does not grow with the answer.
+    """
+
+    def __init__(self, tokenizer: RustTokenizer, visible_token_ids: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._visible_token_ids = visible_token_ids
         self._stream = DecodeStream(skip_special_tokens=True)
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
+        if token_id in self._visible_token_ids:
+            return self._cut_off() + str(self._tokenizer.id_to_token(token_id))
         self._pending.append(token_id)
         text = self._stream.step(self._tokenizer, token_id)
         if text is not None:
@@ -32,6 +40,13 @@ class Detokenizer:
         self._pending.clear()
         self._stream = DecodeStream(skip_special_tokens=True)
         return str(text)
+
+    def _cut_off(self) -> str:
+        """The rest before a token that ends whatever character was incomplete."""
+        if not self._pending:
+            return ""
+        self._stream = DecodeStream(skip_special_tokens=True)
+        return self.flush()
 
     def flush(self) -> str:
         """The rest when the answer is over, without a character that was cut off."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -26,10 +27,27 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class TextDelta:
-    """More of the answer's text; never empty."""
+class TokenLogprob:
+    """A token and its natural-log probability; ``top`` are the likeliest ones in its place, likeliest first.
+
+    ``data`` are its bytes: a token may be a part of a character.
+    """
 
     text: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the answer's text; empty only where ``logprobs``, if they were asked for, outlast it.
+
+    ``logprobs`` are those of the tokens whose text begins here.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +59,8 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """The model calls a function. ``index`` counts the answer's calls from 0; ``id`` is None unless the model wrote
-    one that its template wants to see again."""
+    """The model calls a function. ``index`` counts the answer's calls from 0. A parser leaves ``id`` None unless the
+    model wrote one that its template wants to see again; an answer's calls all have one."""
 
     index: int
     name: str
@@ -63,6 +81,19 @@ class Finished:
 
     reason: StopReason
     usage: Usage
+
+
+def total_usage(ends: Sequence[Finished], answers_per_prompt: int) -> Usage:
+    """Of all answers of one request, in their order. A prompt counts once for its answers, as cached only as far as it
+    was for all of them: the others find what the first has computed."""
+    first = ends[::answers_per_prompt]
+    groups = [ends[start : start + answers_per_prompt] for start in range(0, len(ends), answers_per_prompt)]
+    return Usage(
+        prompt_tokens=sum(end.usage.prompt_tokens for end in first),
+        completion_tokens=sum(end.usage.completion_tokens for end in ends),
+        cached_tokens=sum(min(end.usage.cached_tokens for end in group) for group in groups),
+        reasoning_tokens=sum(end.usage.reasoning_tokens for end in ends),
+    )
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallStart | ToolCallDelta

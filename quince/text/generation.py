@@ -1,32 +1,29 @@
-"""The one stream that every API translates: a prompt in, events out."""
+"""The one stream that every API translates: prompts in, events out."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from quince.engine.client import EngineClient
-from quince.engine.messages import FinishReason, Output
+from quince.engine.client import ANSWER_MARK, EngineClient
+from quince.engine.messages import Ready
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.sampling import SamplingParams
-from quince.text import chat_template
-from quince.text.events import Event, Finished, StopReason, TextDelta, Usage
-from quince.text.stop import StopStrings
+from quince.text.answer import Answer, AnswerRules
+from quince.text.chat import ChatParams, ChatPrompter, Message, Prompt
+from quince.text.events import Event
+from quince.text.output_format import OutputFormat
 from quince.text.tokenizer import Tokenizer
 
 # Prompts longer than this (in characters) are rendered and tokenized on a thread: shorter ones take less than a switch.
 LONG_PROMPT = 4000
 
-_REASONS = {
-    FinishReason.STOP: StopReason.STOP,
-    FinishReason.LENGTH: StopReason.LENGTH,
-    FinishReason.ABORT: StopReason.ABORT,
-}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,15 @@ class SamplingDefaults:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationParams:
-    """What a request asked for; None where it left the choice to the server. ``max_tokens`` is cut to the context."""
+    """What a request asked for; None where it left the choice to the server. ``max_tokens`` is cut to the context.
+
+    ``n`` answers are given to each prompt. ``output_format`` holds an answer's text to a grammar.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -50,131 +51,200 @@ class GenerationParams:
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    logprobs: int | None = None
+    n: int = 1
     stop: Sequence[str] = ()
     ignore_eos: bool = False
-    template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    output_format: OutputFormat | None = None
+    chat: ChatParams = dataclasses.field(default_factory=ChatParams)
 
 
 class TextGenerator:
     """One model's text: its tokenizer in front of its engine."""
 
-    def __init__(self, engine: EngineClient, tokenizer: Tokenizer, defaults: SamplingDefaults) -> None:
+    def __init__(
+        self, engine: EngineClient, tokenizer: Tokenizer, prompter: ChatPrompter, defaults: SamplingDefaults
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._prompter = prompter
         self._defaults = defaults
 
     async def chat(
-        self, request_id: str, messages: Sequence[dict[str, Any]], params: GenerationParams
-    ) -> AsyncGenerator[Event, None]:
-        """Answer a conversation. Closing the iterator aborts the request."""
+        self, request_id: str, messages: Sequence[Message], params: GenerationParams
+    ) -> AsyncGenerator[tuple[int, Event], None]:
+        """Answer a conversation. Events come with the number of the answer that they belong to.
 
-        def tokenize() -> list[int]:
-            prompt = chat_template.render(self._tokenizer, messages, params.template_kwargs)
-            return self._tokenizer.encode(prompt, add_special_tokens=False)
+        Closing the iterator aborts the request.
+        """
 
-        size = sum(len(str(message)) for message in messages) + len(str(params.template_kwargs))
-        prompt_token_ids = await _maybe_on_thread(tokenize, size)
-        async with aclosing(self.tokens(request_id, prompt_token_ids, params, field="messages")) as events:
-            async for event in events:
-                yield event
+        def prepare() -> Prompt:
+            return self._prompter.prepare(messages, params.chat, params.output_format)
+
+        size = sum(len(str(message)) for message in messages) + len(str(params.chat))
+        names = _names(request_id, params.n)
+        with self._engine.admit(*names):
+            prompt = await _maybe_on_thread(prepare, size + _format_size(params))
+            async with aclosing(self._answers(names, [prompt], params)) as events:
+                async for event in events:
+                    yield event
 
     async def complete(
-        self, request_id: str, prompt: str | list[int], params: GenerationParams
-    ) -> AsyncGenerator[Event, None]:
-        """Continue a text (or token ids) as it is."""
-        if isinstance(prompt, str):
-            text = prompt
-            prompt = await _maybe_on_thread(lambda: self._tokenizer.encode(text, add_special_tokens=True), len(prompt))
-        async with aclosing(self.tokens(request_id, prompt, params, field="prompt")) as events:
-            async for event in events:
-                yield event
+        self, request_id: str, prompts: Sequence[str | list[int]], params: GenerationParams
+    ) -> AsyncGenerator[tuple[int, Event], None]:
+        """Continue texts (or token ids) as they are. The answers to prompt ``i`` have numbers from ``i * n`` on."""
 
-    async def tokens(
-        self, request_id: str, prompt_token_ids: list[int], params: GenerationParams, *, field: str
+        def prepare() -> list[Prompt]:
+            if params.output_format is not None:
+                params.output_format.check()
+            return [self._continuation(prompt, params.output_format) for prompt in prompts]
+
+        size = sum(len(prompt) for prompt in prompts)
+        names = _names(request_id, len(prompts) * params.n)
+        with self._engine.admit(*names):
+            prepared = await _maybe_on_thread(prepare, size + _format_size(params))
+            async with aclosing(self._answers(names, prepared, params)) as events:
+                async for event in events:
+                    yield event
+
+    def text_of(self, prompt: str | list[int]) -> str:
+        """A prompt as text, to be echoed."""
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    def _continuation(self, prompt: str | list[int], output_format: OutputFormat | None) -> Prompt:
+        if isinstance(prompt, str):
+            prompt = self._tokenizer.encode(prompt, add_special_tokens=True)
+        grammar = None if output_format is None else f"start: {output_format.expression}"
+        return Prompt(token_ids=prompt, field="prompt", grammar=grammar)
+
+    async def _answers(
+        self, names: Sequence[str], prompts: Sequence[Prompt], params: GenerationParams
+    ) -> AsyncGenerator[tuple[int, Event], None]:
+        """``params.n`` answers to each prompt, all at once; ``names`` are the answers' ids for the engine."""
+        ready = await self._engine.wait_ready()
+        for prompt in prompts:
+            self._check(prompt, params, ready)
+        asked = [(prompt, choice) for prompt in prompts for choice in range(params.n)]
+        streams = [
+            self._answer(name, prompt, self._sampling(prompt, params, ready, choice), params)
+            for name, (prompt, choice) in zip(names, asked, strict=True)
+        ]
+        if len(streams) == 1:  # spares it a task for each event
+            async with aclosing(streams[0]) as events:
+                async for event in events:
+                    yield 0, event
+            return
+        async with aclosing(merge(streams)) as merged:
+            async for numbered in merged:
+                yield numbered
+
+    async def _answer(
+        self, request_id: str, prompt: Prompt, sampling: SamplingParams, params: GenerationParams
     ) -> AsyncGenerator[Event, None]:
-        """Continue token ids; ``field`` is what the client calls them, for errors."""
-        sampling = await self._sampling(prompt_token_ids, params, field)
-        answer = _Answer(self._tokenizer, sampling, params.stop, len(prompt_token_ids))
-        async with aclosing(self._engine.generate(request_id, prompt_token_ids, sampling)) as batches:
+        rules = AnswerRules(
+            stop_token_ids=sampling.stop_token_ids,
+            stop=params.stop,
+            parser=prompt.make_parser(),
+            visible_token_ids=prompt.visible_token_ids,
+            max_calls=prompt.max_calls,
+            new_call_id=prompt.new_call_id,
+        )
+        answer = Answer(self._tokenizer, rules, len(prompt.token_ids))
+        async with aclosing(self._engine.generate(request_id, prompt.token_ids, sampling)) as batches:
             async for outputs in batches:
                 for event in answer.push(outputs):
                     yield event
                 if answer.finished:
                     return
 
-    async def _sampling(self, prompt_token_ids: list[int], params: GenerationParams, field: str) -> SamplingParams:
-        """Fill in the defaults and check the request against the loaded model."""
-        ready = await self._engine.wait_ready()
-        room = ready.max_model_len - len(prompt_token_ids)
-        if not prompt_token_ids:
-            raise InvalidRequest("the prompt is empty", param=field)
-        if room < 1:
+    def _check(self, prompt: Prompt, params: GenerationParams, ready: Ready) -> None:
+        """Refuse what the loaded model cannot take."""
+        length, last = len(prompt.token_ids), ready.vocab_size - 1
+        if not length:
+            raise InvalidRequest("the prompt is empty", param=prompt.field)
+        if length >= ready.max_model_len:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {ready.max_model_len} tokens, "
-                f"but the prompt has {len(prompt_token_ids)} tokens and leaves no room for an answer.",
-                param=field,
+                f"but the prompt has {length} tokens and leaves no room for an answer.",
+                param=prompt.field,
             )
-        if max(prompt_token_ids) >= ready.vocab_size or min(prompt_token_ids) < 0:
-            raise InvalidRequest(f"token ids must be between 0 and {ready.vocab_size - 1}", param=field)
+        if max(prompt.token_ids) > last or min(prompt.token_ids) < 0:
+            raise InvalidRequest(f"token ids must be between 0 and {last}", param=prompt.field)
+        if params.logit_bias and max(params.logit_bias) > last:
+            raise InvalidRequest(f"logit_bias: token ids must be between 0 and {last}", param="logit_bias")
+        if prompt.grammar is not None and not self._tokenizer.has_file:
+            raise InvalidRequest(
+                "this model has no tokenizer.json: it cannot be held to a format", param="response_format"
+            )
+
+    def _sampling(self, prompt: Prompt, params: GenerationParams, ready: Ready, choice: int) -> SamplingParams:
+        """Fill in the defaults. Answers to one prompt differ by their seeds."""
         defaults = self._defaults
-        wanted = _first(params.max_tokens, defaults.max_tokens, room)
+        room = ready.max_model_len - len(prompt.token_ids)
+        # A grammar ends an answer by the token that ends answers.
+        endless = params.ignore_eos and prompt.grammar is None
         return SamplingParams(
-            max_tokens=min(wanted, room),
+            max_tokens=min(_first(params.max_tokens, defaults.max_tokens, room), room),
             temperature=_first(params.temperature, defaults.temperature),
             top_p=_first(params.top_p, defaults.top_p),
             top_k=_first(params.top_k, defaults.top_k),
             min_p=_first(params.min_p, defaults.min_p),
-            seed=secrets.randbits(64) if params.seed is None else params.seed % 2**64,
-            stop_token_ids=() if params.ignore_eos else self._tokenizer.eos_token_ids,
+            seed=secrets.randbits(64) if params.seed is None else (params.seed + choice) % 2**64,
+            frequency_penalty=params.frequency_penalty,
+            presence_penalty=params.presence_penalty,
+            repetition_penalty=_first(params.repetition_penalty, defaults.repetition_penalty),
+            logit_bias=tuple(params.logit_bias.items()),
+            grammar=prompt.grammar,
+            thinking=prompt.thinking,
+            stop_token_ids=() if endless else self._tokenizer.eos_token_ids,
+            logprobs=params.logprobs,
         )
 
 
-class _Answer:
-    """Turns one request's outputs into events, token by token."""
-
-    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, stop: Sequence[str], prompt_tokens: int) -> None:
-        self._detokenizer = tokenizer.detokenizer()
-        self._stop_token_ids = sampling.stop_token_ids
-        self._stop = StopStrings(stop)
-        self._prompt_tokens = prompt_tokens
-        self._completion_tokens = 0
-        self.finished = False
-
-    def push(self, outputs: Sequence[Output]) -> list[Event]:
-        """All text that the outputs bring is one delta, so a slow reader gets fewer and larger ones."""
-        pieces: list[str] = []
-        reason: StopReason | None = None
-        for output in outputs:
-            reason = self._push_tokens(output, pieces)
-            if reason is not None:
-                break
-        events: list[Event] = []
-        if text := "".join(pieces):
-            events.append(TextDelta(text))
-        if reason is not None:
-            self.finished = True
-            events.append(Finished(reason, Usage(self._prompt_tokens, self._completion_tokens)))
-        return events
-
-    def _push_tokens(self, output: Output, pieces: list[str]) -> StopReason | None:
-        for token_id in output.token_ids:
-            self._completion_tokens += 1
-            if token_id in self._stop_token_ids:
-                break
-            pieces.append(self._stop.push(self._detokenizer.push(token_id)))
-            if self._stop.matched:
-                return StopReason.STOP
-        if output.finish_reason is None:
-            return None
-        pieces.append(self._stop.push(self._detokenizer.flush()))
-        if self._stop.matched:
-            return StopReason.STOP
-        pieces.append(self._stop.flush())
-        return _REASONS[output.finish_reason]
+def _names(request_id: str, count: int) -> list[str]:
+    return [request_id] if count == 1 else [f"{request_id}{ANSWER_MARK}{number}" for number in range(count)]
 
 
-async def _maybe_on_thread(tokenize: Callable[[], list[int]], size: int) -> list[int]:
-    return await asyncio.to_thread(tokenize) if size > LONG_PROMPT else tokenize()
+async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Items of all streams as they come, with their stream's number. An error of one ends all.
+
+    Closing the iterator closes the streams.
+    """
+    waiting = {asyncio.create_task(_next(stream)): number for number, stream in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                number = waiting.pop(task)
+                for item in task.result():
+                    waiting[asyncio.create_task(_next(streams[number]))] = number
+                    yield number, item
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
+
+
+async def _next(stream: AsyncGenerator[T, None]) -> list[T]:
+    """The next item, or nothing at the end."""
+    async for item in stream:
+        return [item]
+    return []
+
+
+async def _maybe_on_thread(work: Callable[[], T], size: int) -> T:
+    return await asyncio.to_thread(work) if size > LONG_PROMPT else work()
+
+
+def _format_size(params: GenerationParams) -> int:
+    """Grammars are checked on a thread, however small."""
+    return 0 if params.output_format is None else LONG_PROMPT
 
 
 def _first(*values: Any) -> Any:

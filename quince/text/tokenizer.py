@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from quince.errors import InvalidRequest, ModelLoadError
 from quince.text.detokenizer import Detokenizer
+from quince.text.vocabulary import Vocabulary
 
 # One of these must be there; without any, transformers makes an empty tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tiktoken.model")
@@ -33,7 +34,17 @@ class Tokenizer:
         if not self._tokenizer.is_fast:
             raise ModelLoadError(f"{path.name}: only fast tokenizers (tokenizer.json) are supported")
         self.eos_token_ids = _eos_token_ids(path, self._tokenizer.eos_token_id)
-        self.has_chat_template = bool(self._tokenizer.chat_template)
+        self.chat_template = _chat_template(self._tokenizer.chat_template)
+        self.has_file = (path / "tokenizer.json").is_file()
+        self.vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
+        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        # The tokens that a grammar cannot spell as text, with their ids: llguidance counts marks like <think> among
+        # them even where the vocabulary does not.
+        self.special_tokens: dict[str, int] = {
+            token.content: number
+            for number, token in added.items()
+            if token.special or (token.content.startswith("<") and token.content.endswith(">"))
+        }
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:
@@ -41,7 +52,20 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
             raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
 
-    def render_chat(self, messages: Sequence[dict[str, Any]], template_kwargs: dict[str, Any]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def token_id(self, text: str) -> int | None:
+        """The one token that ``text`` is by itself, if it is one."""
+        number: int | None = self._tokenizer.backend_tokenizer.token_to_id(text)
+        return number
+
+    def render_chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        template_kwargs: dict[str, Any],
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
         """The prompt text of a conversation. Raises what the template raises.
 
         ``template_kwargs`` are the template's own variables: a name that means something to transformers (another
@@ -50,10 +74,18 @@ class Tokenizer:
         render = self._tokenizer.apply_chat_template
         if taken := sorted(template_kwargs.keys() & inspect.signature(render).parameters.keys()):
             raise InvalidRequest(f"chat_template_kwargs: '{taken[0]}' cannot be set", param="chat_template_kwargs")
-        return str(render(list(messages), tokenize=False, add_generation_prompt=True, **template_kwargs))
+        return str(render(list(messages), tools=tools, tokenize=False, add_generation_prompt=True, **template_kwargs))
 
-    def detokenizer(self) -> Detokenizer:
-        return Detokenizer(self._tokenizer.backend_tokenizer)
+    def detokenizer(self, visible_token_ids: Collection[int] = ()) -> Detokenizer:
+        """``visible_token_ids``: special tokens that are text all the same."""
+        return Detokenizer(self._tokenizer.backend_tokenizer, visible_token_ids)
+
+
+def _chat_template(template: str | dict[str, str] | None) -> str | None:
+    """The template that renders conversations; with several, the one for tools knows most."""
+    if isinstance(template, dict):
+        return template.get("tool_use") or template.get("default")
+    return template
 
 
 def _eos_token_ids(path: Path, own: int | None) -> tuple[int, ...]:

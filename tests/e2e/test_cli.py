@@ -17,6 +17,10 @@ from tests.e2e.server_process import QUINCE, environment
 FLAGS = (
     "--host",
     "--port",
+    "--api-key",
+    "--cors-origin",
+    "--tool-parser",
+    "--reasoning-parser",
     "--ctx-size",
     "--max-tokens",
     "--temperature",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,8 @@ from mlx.nn.layers.base import Module
 from quince.engine import core
 from quince.engine.core import EngineCore
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
-from tests.tiny_models import VOCAB_SIZE
+from quince.engine.structured import GrammarCompiler
+from tests.tiny_models import VOCAB_SIZE, tokenizer_file
 
 MAX_STEPS = 5000
 
@@ -20,10 +22,13 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    error: str | None = None
+    refused: bool = False
 
 
 def make_core(model: Module, *, prefill_chunk_size: int = 64) -> EngineCore:
-    return core.make_core(model, VOCAB_SIZE, max_running_requests=16, prefill_chunk_size=prefill_chunk_size)
+    grammars = GrammarCompiler(tokenizer_file(), VOCAB_SIZE)
+    return core.make_core(model, VOCAB_SIZE, grammars, max_running_requests=16, prefill_chunk_size=prefill_chunk_size)
 
 
 def run(
@@ -41,6 +46,8 @@ def run(
         while due and arrivals.get(due[0].request_id, 0) <= step:
             engine.add(due.pop(0))
         engine.abort([name for name, at in aborts.items() if at == step])
+        while not engine.has_work() and engine.stats().waiting:
+            time.sleep(0.001)  # a grammar is being compiled
         if not due and not engine.has_work():
             return answers
         for output in engine.step():
@@ -48,6 +55,7 @@ def run(
             answer.token_ids += output.token_ids
             answer.logprobs += output.logprobs
             answer.finish_reason = output.finish_reason or answer.finish_reason
+            answer.error, answer.refused = output.error, output.refused
     raise AssertionError(f"not finished after {MAX_STEPS} steps")
 
 

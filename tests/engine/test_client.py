@@ -8,18 +8,21 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from quince.engine.client import EngineClient, EngineLimits, EngineState
 from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import EngineConfig, FinishReason, Output
-from quince.errors import EngineError, EngineUnavailable, QueueFull, QueueTimeout
+from quince.errors import EngineError, EngineUnavailable, InvalidRequest, QueueFull, QueueTimeout
 from quince.sampling import SamplingParams
 
 COMMAND = (sys.executable, "-m", "tests.engine.fake_engine")
 SAMPLING = SamplingParams(max_tokens=10)
 ANSWER, DIE, HANG, NEVER_START, FAIL, BABBLE = [1, 7, 8], [2], [3], [4], [5], [6]
+# Goes on for a while after its standard input has ended.
+LINGERING = (sys.executable, "-c", "import sys, time; sys.stdin.read(); time.sleep(1); open(sys.argv[1], 'w')")
 
 
 @asynccontextmanager
@@ -163,6 +166,45 @@ async def test_the_queue_is_bounded() -> None:
         assert client.num_requests == 0
 
 
+async def test_places_are_taken_before_there_is_a_prompt() -> None:
+    """Who has one asks with it; who has none is refused as long as all are taken."""
+    async with running(queue_size=2) as client:
+        with client.admit("a"), client.admit("b", "c"):
+            assert (client.num_requests, client.num_waiting) == (3, 3)
+            with pytest.raises(QueueFull), client.admit("d"):
+                raise AssertionError("admitted")
+            with pytest.raises(QueueFull):
+                await ask(client, ANSWER, "d")
+            assert len(await ask(client, ANSWER, "a")) == 4
+            assert client.num_requests == 3
+        assert client.num_requests == client.num_waiting == 0
+        assert len(await ask(client, ANSWER, "d")) == 4
+
+
+async def test_places_are_taken_all_or_none() -> None:
+    async with running(queue_size=2) as client:
+        with client.admit("a"):
+            with pytest.raises(QueueFull), client.admit("b", "c", "d"):
+                raise AssertionError("admitted")
+            assert client.num_requests == 1
+        with pytest.raises(InvalidRequest, match="more than 3"), client.admit("a", "b", "c", "d"):
+            raise AssertionError("admitted")
+        with pytest.raises(ZeroDivisionError), client.admit("b", "c", "d"):
+            _ = 1 / 0
+        assert client.num_requests == 0
+
+
+async def test_waiting_for_a_load_is_waiting() -> None:
+    async with running(queue_size=2) as client:
+        assert client.state is EngineState.LOADING
+        waiting = [asyncio.create_task(ask(client, ANSWER, f"w{n}")) for n in range(3)]
+        await asyncio.sleep(0)
+        assert client.state is EngineState.LOADING
+        with pytest.raises(QueueFull):
+            await ask(client, ANSWER)
+        assert [len(outputs) for outputs in await asyncio.gather(*waiting)] == [4] * 3
+
+
 async def test_a_request_does_not_wait_for_ever() -> None:
     async with running(queue_timeout=0.3) as client:
         async with asyncio.timeout(20):
@@ -208,3 +250,17 @@ async def test_stop_ends_the_process_and_what_is_open() -> None:
         assert pid is not None
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+async def test_stop_tells_readers_first_and_lets_the_process_end(tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    async with running(command=(*LINGERING, str(ended))) as client:
+        waiting = asyncio.create_task(ask(client, ANSWER))
+        while client.pid is None:
+            await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(client.stop())
+        with pytest.raises(EngineUnavailable, match="shutting down"):
+            await waiting
+        assert not stopping.done()
+        await stopping
+        assert ended.exists()

@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import mlx.core as mx
+import msgspec
 import pytest
 from mlx_lm.generate import generate_step
 
 from quince.engine.messages import AddRequest, FinishReason
-from quince.sampling import SamplingParams
+from quince.sampling import SamplingParams, ThinkingBudget
 from tests import tiny_models
 from tests.engine.driver import make_core, run, run_alone
 
 LENGTHS = (1, 2, 3, 10, 15, 16, 17, 33, 60, 64, 65, 100, 150, 300)
+
+
+GRAMMARS = (
+    'start: %json {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 30}',
+    "start: /[a-z ]{5,60}/",
+)
+THINKING = ThinkingBudget(max_tokens=4, close_token_id=ord("|"), end_token_ids=(ord("|"), ord("!")))
+
+
+def everything(rng: random.Random) -> dict[str, Any]:
+    """Some of what a request may ask for besides sampling: penalties, bias, grammars, budgets, logprobs."""
+    kinds: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.2},
+        {"frequency_penalty": 0.5, "presence_penalty": 0.4},
+        {"logit_bias": ((3, 4.0), (100, -100.0))},
+        {"grammar": rng.choice(GRAMMARS), "stop_token_ids": (tiny_models.END_TOKEN_ID,)},
+        {"thinking": THINKING},
+        {"logprobs": 3},
+    ]
+    return {name: value for kind in rng.sample(kinds, rng.choice([0, 1, 2, 3])) for name, value in kind.items()}
+
+
+def test_batched_equals_alone_whatever_is_asked(model) -> None:
+    """Penalties, bias, grammars, thinking budgets, logprobs, seeds and plain requests in one batch of 16."""
+    rng = random.Random(7)
+    requests = [
+        msgspec.structs.replace(r, sampling=msgspec.structs.replace(r.sampling, **everything(rng)))
+        for r in random_requests(7, 20)
+    ]
+    arrivals = {request.request_id: rng.randrange(25) for request in requests}
+    batched = run(make_core(model), requests, arrivals=arrivals)
+    for request in requests:
+        alone, together = run_alone(model, request), batched[request.request_id]
+        assert (together.token_ids, together.finish_reason) == (alone.token_ids, alone.finish_reason)
+        assert alone.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+        assert len(together.logprobs) == (len(together.token_ids) if request.sampling.logprobs is not None else 0)
 
 
 def random_requests(seed: int, count: int) -> list[AddRequest]:

@@ -4,15 +4,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from quince.engine.penalties import RowHistory
 from quince.engine.sampler import Sampler, uniform
 from quince.sampling import SamplingParams
 
 VOCABULARY = 50
 
 
+def rows(params: list[SamplingParams]) -> list[RowHistory]:
+    return [RowHistory(row, None) for row in params]
+
+
 def sample(logits: mx.array, params: list[SamplingParams], generated: list[int] | None = None) -> list[int]:
     sampler = Sampler()
-    sampler.set_rows(params)
+    sampler.set_rows(rows(params))
     tokens = sampler.sample(logits, generated or [0] * len(params)).token_ids.tolist()
     assert isinstance(tokens, list)
     return tokens
@@ -120,7 +125,7 @@ def test_a_token_of_no_probability_is_never_drawn() -> None:
 def test_logprobs_are_the_models_own(logits: mx.array) -> None:
     params = [SamplingParams(max_tokens=1, temperature=0.3, top_k=2, logprobs=n, seed=n) for n in (0, 4)]
     sampler = Sampler()
-    sampler.set_rows(params)
+    sampler.set_rows(rows(params))
     sampled = sampler.sample(mx.broadcast_to(logits, (2, VOCABULARY)), [0, 0])
     expected = np.log(np.array(mx.softmax(logits), dtype=np.float64))
     own, four = sampled.row_logprobs(params)
@@ -134,5 +139,5 @@ def test_logprobs_are_the_models_own(logits: mx.array) -> None:
 
 def test_nobody_asks_nobody_pays(logits: mx.array) -> None:
     sampler = Sampler()
-    sampler.set_rows([SamplingParams(max_tokens=1)])
+    sampler.set_rows(rows([SamplingParams(max_tokens=1)]))
     assert sampler.sample(logits[None], [0]).logprobs is None

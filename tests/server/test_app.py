@@ -14,6 +14,7 @@ from quince.errors import UsageError
 from quince.models.manager import ModelManager
 from quince.server.app import create_app
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 HI = [{"role": "user", "content": "hi"}]
 
 
@@ -41,10 +42,18 @@ def client() -> httpx2.AsyncClient:
         ({"messages": HI, "max_tokens": 1.5}, "max_tokens"),
         ({"messages": HI, "stop": 5}, "stop"),
         ({"messages": HI, "stop": [5]}, "stop.0"),
-        ({"messages": HI, "n": 2}, "n"),
-        ({"messages": HI, "tools": [{"type": "function"}]}, "tools"),
-        ({"messages": HI, "logprobs": True}, "logprobs"),
-        ({"messages": HI, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": HI, "n": 0}, "n"),
+        ({"messages": HI, "tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"messages": HI, "logprobs": "yes"}, "logprobs"),
+        ({"messages": HI, "top_logprobs": 2}, "top_logprobs"),
+        ({"messages": HI, "response_format": {"type": "xml"}}, "response_format"),
+        ({"messages": HI, "response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
+        ({"messages": HI, "guided_json": "[1]"}, "guided_json"),
+        ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": HI, "tools": [TOOL, TOOL]}, "tools"),
+        ({"messages": HI, "frequency_penalty": 2.1}, "frequency_penalty"),
+        ({"messages": HI, "logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"messages": HI, "functions": [{"name": "f"}]}, "functions"),
         ({"messages": HI, "stream": "yes"}, "stream"),
         ({"messages": HI, "model": "\ud83d"}, "model"),
         ({"messages": HI, "stop": ["a", "\ud83d"]}, "stop.1"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from quince.errors import InvalidRequest
@@ -9,15 +11,32 @@ from quince.text.tokenizer import Tokenizer
 
 def test_one_spelling_for_content_roles_and_arguments() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    assert chat_template.normalise(
-        {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
-    ) == {
-        "role": "system",
-        "content": "ab",
-    }
-    regular = chat_template.normalise({"role": "assistant", "content": None, "tool_calls": [call]})
-    assert regular["content"] == ""
-    assert regular["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    developer, assistant = chat_template.normalise(
+        [{"role": "developer", "content": parts}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    )
+    assert developer == {"role": "system", "content": "ab"}
+    assert assistant["content"] == ""
+    assert assistant["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+def test_calls_and_results_find_each_other() -> None:
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("first", "second")]
+    results = [{"role": "tool", "content": str(number)} for number in (1, 2)]
+    regular = chat_template.normalise([{"role": "assistant", "tool_calls": calls}, *results])
+    ids = [call["id"] for call in regular[0]["tool_calls"]]
+    assert len(set(ids)) == 2
+    assert [(result["tool_call_id"], result["name"]) for result in regular[1:]] == list(
+        zip(ids, ["first", "second"], strict=True)
+    )
+
+
+def test_own_ids_and_names_stay() -> None:
+    call = {"id": "mine", "function": {"name": "f", "arguments": {}}}
+    result = {"role": "tool", "tool_call_id": "mine", "content": "1"}
+    regular = chat_template.normalise([{"role": "assistant", "tool_calls": [call]}, result])
+    assert regular[0]["tool_calls"][0]["id"] == "mine"
+    assert (regular[1]["tool_call_id"], regular[1]["name"]) == ("mine", "f")
 
 
 @pytest.mark.parametrize("arguments", ["not json", None, {"a": 1}, ""])
@@ -44,12 +63,24 @@ def test_template_kwargs_are_the_templates_own(tokenizer: Tokenizer, name: str) 
 
 def test_what_the_template_refuses_is_the_clients_fault() -> None:
     class Refusing:
-        has_chat_template = True
+        chat_template = "{{ messages }}"
 
-        def render_chat(self, messages: object, template_kwargs: object) -> str:
+        def render_chat(self, *_: object) -> str:
             from jinja2 import TemplateError
 
             raise TemplateError("roles must alternate")
 
     with pytest.raises(InvalidRequest, match="roles must alternate"):
         chat_template.render(Refusing(), [{"role": "user", "content": "x"}], {})  # type: ignore[arg-type]
+
+
+def test_templates_that_want_arguments_as_text_get_them() -> None:
+    class Concatenating:
+        chat_template = "{{ messages }}"
+
+        def render_chat(self, messages: list[dict[str, Any]], *_: object) -> str:
+            return "args: " + messages[0]["tool_calls"][0]["function"]["arguments"]
+
+    call = {"function": {"name": "f", "arguments": {"city": "Köln"}}}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert chat_template.render(Concatenating(), messages, {}) == 'args: {"city": "Köln"}'  # type: ignore[arg-type]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
 from quince.engine.messages import FinishReason, Output, Ready
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.sampling import SamplingParams
+from quince.text import output_format
+from quince.text.chat import ChatPrompter
 from quince.text.events import Event, Finished, StopReason, TextDelta, Usage
-from quince.text.generation import GenerationParams, SamplingDefaults, TextGenerator
+from quince.text.generation import GenerationParams, SamplingDefaults, TextGenerator, merge
 from quince.text.tokenizer import Tokenizer
 
 
@@ -22,6 +26,10 @@ class ScriptedEngine:
         self._per_step = per_step
         self.sampling: SamplingParams | None = None
         self.closed = False
+
+    @contextlib.contextmanager
+    def admit(self, *request_ids: str) -> Iterator[None]:
+        yield
 
     async def wait_ready(self) -> Ready:
         return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
@@ -47,13 +55,19 @@ class ScriptedEngine:
             self.closed = True
 
 
+def make_generator(
+    engine: ScriptedEngine, tokenizer: Tokenizer, defaults: SamplingDefaults | None = None
+) -> TextGenerator:
+    prompter = ChatPrompter(tokenizer, None, None)
+    return TextGenerator(engine, tokenizer, prompter, defaults or SamplingDefaults())  # type: ignore[arg-type]
+
+
 async def answer(
     tokenizer: Tokenizer, text: str, *, per_step: int = 1, **params: object
 ) -> tuple[list[Event], ScriptedEngine]:
     engine = ScriptedEngine(tokenizer, text, per_step=per_step)
-    generator = TextGenerator(engine, tokenizer, SamplingDefaults())  # type: ignore[arg-type]
-    events = [event async for event in generator.complete("r", [1, 2, 3], GenerationParams(**params))]  # type: ignore[arg-type]
-    return events, engine
+    stream = make_generator(engine, tokenizer).complete("r", [[1, 2, 3]], GenerationParams(**params))  # type: ignore[arg-type]
+    return [event async for _, event in stream], engine
 
 
 def text_of(events: list[Event]) -> str:
@@ -101,8 +115,8 @@ async def test_length(tokenizer: Tokenizer) -> None:
 async def test_defaults_fill_what_is_left_out(tokenizer: Tokenizer) -> None:
     engine = ScriptedEngine(tokenizer, "x")
     defaults = SamplingDefaults(max_tokens=7, temperature=0.4, top_p=0.8, top_k=5, min_p=0.1)
-    generator = TextGenerator(engine, tokenizer, defaults)  # type: ignore[arg-type]
-    [_ async for _ in generator.complete("r", [1], GenerationParams(top_k=0, seed=-1))]
+    generator = make_generator(engine, tokenizer, defaults)
+    [_ async for _ in generator.complete("r", [[1]], GenerationParams(top_k=0, seed=-1))]
     sampling = engine.sampling
     assert sampling is not None
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.4, 0.8)
@@ -115,19 +129,85 @@ async def test_two_requests_without_a_seed_draw_different_ones(tokenizer: Tokeni
 
 
 async def test_a_prompt_without_room_for_an_answer_is_refused(tokenizer: Tokenizer) -> None:
-    generator = TextGenerator(ScriptedEngine(tokenizer, "x"), tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    generator = make_generator(ScriptedEngine(tokenizer, "x"), tokenizer)
     with pytest.raises(ContextLengthExceeded, match="100 tokens"):
-        [_ async for _ in generator.complete("r", [1] * 100, GenerationParams())]
+        [_ async for _ in generator.complete("r", [[1] * 100], GenerationParams())]
 
 
 @pytest.mark.parametrize("prompt", [[], [4096], [-1]])
 async def test_impossible_token_ids_are_refused(tokenizer: Tokenizer, prompt: list[int]) -> None:
-    generator = TextGenerator(ScriptedEngine(tokenizer, "x"), tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    generator = make_generator(ScriptedEngine(tokenizer, "x"), tokenizer)
     with pytest.raises(InvalidRequest):
-        [_ async for _ in generator.complete("r", prompt, GenerationParams())]
+        [_ async for _ in generator.complete("r", [prompt], GenerationParams())]
 
 
 async def test_lone_surrogates_are_refused(tokenizer: Tokenizer) -> None:
-    generator = TextGenerator(ScriptedEngine(tokenizer, "x"), tokenizer, SamplingDefaults())  # type: ignore[arg-type]
+    generator = make_generator(ScriptedEngine(tokenizer, "x"), tokenizer)
     with pytest.raises(InvalidRequest):
-        [_ async for _ in generator.complete("r", "a\ud800b", GenerationParams())]
+        [_ async for _ in generator.complete("r", ["a\ud800b"], GenerationParams())]
+
+
+async def test_n_answers_to_each_prompt(tokenizer: Tokenizer) -> None:
+    generator = make_generator(ScriptedEngine(tokenizer, "one two"), tokenizer)
+    texts: dict[int, str] = {}
+    async for index, event in generator.complete("r", ["a", [5, 6]], GenerationParams(n=3, seed=1)):
+        if isinstance(event, TextDelta):
+            texts[index] = texts.get(index, "") + event.text
+    assert texts == dict.fromkeys(range(6), "one two")
+
+
+async def test_answers_to_one_prompt_differ_by_their_seeds(tokenizer: Tokenizer) -> None:
+    asked: dict[str, int] = {}
+
+    class Remembering(ScriptedEngine):
+        def generate(self, request_id: str, prompt: list[int], sampling: SamplingParams) -> AsyncGenerator:  # type: ignore[type-arg]
+            asked[request_id] = sampling.seed
+            return super().generate(request_id, prompt, sampling)
+
+    generator = make_generator(Remembering(tokenizer, "x"), tokenizer)
+    [_ async for _ in generator.complete("r", ["a", "b"], GenerationParams(n=2, seed=7))]
+    assert asked == {"r#0": 7, "r#1": 8, "r#2": 7, "r#3": 8}
+
+
+async def test_logit_bias_of_no_token_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InvalidRequest, match="logit_bias"):
+        await answer(tokenizer, "x", logit_bias={4096: 1.0})
+
+
+async def test_a_format_needs_the_token_that_ends_answers(tokenizer: Tokenizer) -> None:
+    _, engine = await answer(
+        tokenizer, "x", ignore_eos=True, output_format=output_format.choice(["x"], "guided_choice")
+    )
+    assert engine.sampling is not None
+    assert engine.sampling.grammar == 'start: "x"'
+    assert engine.sampling.stop_token_ids == tokenizer.eos_token_ids
+
+
+async def numbers(items: list[int], fail: bool = False) -> AsyncGenerator[int, None]:
+    for item in items:
+        await asyncio.sleep(0)
+        yield item
+    if fail:
+        raise ValueError("broken")
+
+
+async def test_merge_gives_all_items_in_each_streams_order() -> None:
+    merged = [pair async for pair in merge([numbers([1, 2, 3]), numbers([]), numbers([4, 5])])]
+    assert sorted(merged) == [(0, 1), (0, 2), (0, 3), (2, 4), (2, 5)]
+    assert [item for number, item in merged if number == 0] == [1, 2, 3]
+
+
+async def test_merge_ends_with_the_first_error_and_closes_all() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncGenerator[int, None]:
+        try:
+            while True:
+                await asyncio.sleep(0.001)
+                yield 0
+        finally:
+            closed.set()
+
+    with pytest.raises(ValueError, match="broken"):
+        [_ async for _ in merge([endless(), numbers([1], fail=True)])]
+    assert closed.is_set()

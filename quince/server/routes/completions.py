@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -11,19 +11,25 @@ from fastapi import APIRouter, Request
 
 from quince.server import sse
 from quince.server.dependencies import REQUEST_ID_HEADER, State, client_closed, json_response, new_id, while_connected
-from quince.server.protocol.openai import Completion, CompletionRequest, TextChoice, UsageBody, encode_error
-from quince.text.events import Event, Finished, TextDelta
+from quince.server.protocol.openai import UsageBody, encode_error
+from quince.server.protocol.openai_completions import Completion, CompletionRequest, TextChoice, TextLogprobs
+from quince.text.events import Event, Finished, TextDelta, TokenLogprob, total_usage
+from quince.text.generation import GenerationParams
 
 router = APIRouter(tags=["OpenAI"])
+
+Events = AsyncGenerator[tuple[int, Event], None]
 
 
 @router.post("/v1/completions", response_model=None)
 async def create_completion(body: CompletionRequest, request: Request, state: State) -> object:
-    """Continue a text, at once or streamed."""
+    """Continue texts, at once or streamed."""
+    params, prompts = body.params(), body.prompts
     model = await state.acquire(body.model)
     request_id = new_id("cmpl")
-    events = model.generator.complete(request_id, body.prompt, body.params())
-    make = _Maker(request_id, body.model or model.name)
+    events = model.generator.complete(request_id, prompts, params)
+    echoes = [model.generator.text_of(prompt) if body.echo else "" for prompt in prompts for _ in range(params.n)]
+    make = _Maker(request_id, body.model or model.name, echoes, params)
     if body.stream:
         return sse.EventStream(
             _stream(events, make, include_usage=body.include_usage),
@@ -36,9 +42,11 @@ async def create_completion(body: CompletionRequest, request: Request, state: St
 
 
 class _Maker:
-    """The fields that every chunk of one answer, or the whole answer, shares."""
+    """What all chunks of an answer, or the whole answer, have in common. ``echoes``: what each choice begins with."""
 
-    def __init__(self, request_id: str, model: str) -> None:
+    def __init__(self, request_id: str, model: str, echoes: Sequence[str], params: GenerationParams) -> None:
+        self.echoes = echoes
+        self.params = params
         self._request_id = request_id
         self._model = model
         self._created = int(time.time())
@@ -53,29 +61,56 @@ class _Maker:
             usage=usage,
         )
 
+    def usage(self, ends: Mapping[int, Finished]) -> UsageBody:
+        return UsageBody.of(total_usage([ends[index] for index in sorted(ends)], self.params.n))
 
-async def _stream(
-    events: AsyncGenerator[Event, None], make: _Maker, *, include_usage: bool
-) -> AsyncGenerator[bytes, None]:
+    def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs | None:
+        wanted = self.params.logprobs
+        return None if wanted is None else TextLogprobs.of(tokens, offset, top=wanted > 0)
+
+
+async def _stream(events: Events, make: _Maker, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+    offsets = [len(echo) for echo in make.echoes]
+    echoes = dict(enumerate(make.echoes))
+    ends: dict[int, Finished] = {}
     async with aclosing(events) as source:
-        async for event in source:
+        async for index, event in source:
+            echo = echoes.pop(index, "")
             match event:
-                case TextDelta(text):
-                    yield sse.event(msgspec.json.encode(make(TextChoice(text))))
-                case Finished(reason, usage):
-                    yield sse.event(msgspec.json.encode(make(TextChoice("", reason.value))))
-                    if include_usage:
-                        yield sse.event(msgspec.json.encode(make(usage=UsageBody.of(usage))))
+                case TextDelta(text, tokens):
+                    logprobs = make.logprobs(tokens, offsets[index])
+                    choice = TextChoice(text=echo + text, index=index, logprobs=logprobs)
+                    offsets[index] += len(text)
+                case Finished(reason):
+                    ends[index] = event
+                    choice = TextChoice(text=echo, index=index, finish_reason=reason.value)
+                case _:
+                    continue  # nothing is parsed here
+            yield sse.event(msgspec.json.encode(make(choice)))
+    if include_usage:
+        yield sse.event(msgspec.json.encode(make(usage=make.usage(ends))))
     yield sse.DONE
 
 
-async def _collect(events: AsyncGenerator[Event, None], make: _Maker) -> Completion:
-    text: list[str] = []
+async def _collect(events: Events, make: _Maker) -> Completion:
+    texts = [[echo] for echo in make.echoes]
+    tokens: list[list[TokenLogprob]] = [[] for _ in texts]
+    ends: dict[int, Finished] = {}
     async with aclosing(events) as source:
-        async for event in source:
+        async for index, event in source:
             match event:
-                case TextDelta(delta):
-                    text.append(delta)
-                case Finished() as finished:
-                    end = finished
-    return make(TextChoice("".join(text), end.reason.value), usage=UsageBody.of(end.usage))
+                case TextDelta(text, logprobs):
+                    texts[index].append(text)
+                    tokens[index] += logprobs
+                case Finished():
+                    ends[index] = event
+    choices = [
+        TextChoice(
+            text="".join(text),
+            index=index,
+            logprobs=make.logprobs(tokens[index], len(make.echoes[index])),
+            finish_reason=ends[index].reason.value,
+        )
+        for index, text in enumerate(texts)
+    ]
+    return make(*choices, usage=make.usage(ends))

@@ -1,0 +1,182 @@
+"""Which tokens a row may say next: grammars (by llguidance) and thinking budgets.
+
+Thread rules: grammars are compiled on one worker thread; on another, constraints take the tokens that were said and
+token masks are computed, while the engine thread hands the forward pass to the device. The engine thread touches
+constraints only when that one is done.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+from quince.sampling import SamplingParams, ThinkingBudget
+
+MAX_CACHED_GRAMMARS = 64
+
+_Bits = npt.NDArray[np.int32]
+
+
+class GrammarCompiler:
+    """Compiles grammars for one vocabulary and remembers the last ones."""
+
+    def __init__(self, tokenizer_file: Path, vocab_size: int, done: Callable[[], None] = lambda: None) -> None:
+        """``tokenizer_file`` is a tokenizer.json, read when the first grammar comes. ``done`` is called, on another
+        thread, whenever a grammar is compiled or refused."""
+        self._done = done
+        self._tokenizer_file = tokenizer_file
+        self._vocab_size = vocab_size
+        self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
+        self._compiled: OrderedDict[tuple[str, tuple[int, ...]], LLMatcher] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+
+    def compile(self, sampling: SamplingParams) -> Future[LLMatcher]:
+        """A matcher at the start of ``sampling.grammar``, or ValueError that says what is wrong with it."""
+        future = self._thread.submit(self._compile, sampling)
+        future.add_done_callback(lambda _: self._done())
+        return future
+
+    def _compile(self, sampling: SamplingParams) -> LLMatcher:
+        key = (sampling.grammar or "", sampling.stop_token_ids)
+        matcher = self._compiled.get(key)
+        if matcher is None:
+            matcher = LLMatcher(self._tokenizer(sampling.stop_token_ids), key[0], log_level=0)
+            if matcher.is_error():
+                raise ValueError(matcher.get_error())
+            self._compiled[key] = matcher
+            if len(self._compiled) > MAX_CACHED_GRAMMARS:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(key)
+        return matcher.deep_copy()
+
+    def _tokenizer(self, stop_token_ids: tuple[int, ...]) -> LLTokenizer:
+        """The vocabulary, as wide as the logits; what ends an answer is only allowed where the grammar may end."""
+        if stop_token_ids not in self._tokenizers:
+            if not self._tokenizer_file.is_file():
+                raise ValueError(f"the model has no {self._tokenizer_file.name}")
+            self._tokenizers[stop_token_ids] = LLTokenizer(
+                str(self._tokenizer_file), n_vocab=self._vocab_size, eos_token=list(stop_token_ids)
+            )
+        return self._tokenizers[stop_token_ids]
+
+
+class Constraint:
+    """What one request may say next, given what it has said."""
+
+    def __init__(self, matcher: LLMatcher | None, budget: ThinkingBudget | None) -> None:
+        self.matcher = matcher
+        self._budget = budget
+        self._thinking = None if budget is None else _Thinking(budget)
+
+    def restart(self, token_ids: Iterable[int]) -> None:
+        """The request begins again, having said these tokens."""
+        if self.matcher is not None:
+            self.matcher.reset()
+        self._thinking = None if self._budget is None else _Thinking(self._budget)
+        for token_id in token_ids:
+            self.advance(token_id)
+
+    def advance(self, token_id: int) -> str | None:
+        """The request has said this token. What is wrong, if the grammar cannot go on."""
+        if self._thinking is not None:
+            self._thinking.advance(token_id)
+        if self.matcher is None or self.matcher.is_stopped() or self.matcher.consume_token(token_id):
+            return None
+        return self.matcher.get_error() or "the grammar forbids the token that was chosen"
+
+    def restrict(self, bits: _Bits) -> None:
+        """``bits`` (one row) holds what the grammar allows: leave only what the thinking budget forces, if anything.
+
+        Where the grammar forbids that, thinking is over already or there can be none.
+        """
+        token_id = None if self._thinking is None else self._thinking.forced
+        if token_id is None:
+            return
+        word, bit = divmod(token_id, 32)
+        if bits[word] >> bit & 1:
+            bits[:] = 0
+            bits[word] = np.array(1 << bit, dtype=np.uint32).view(np.int32)
+
+
+class _Thinking:
+    """waiting for the opening token -> counting -> saying the end -> over; the closing token ends it at any time."""
+
+    def __init__(self, budget: ThinkingBudget) -> None:
+        self._budget = budget
+        self._open = budget.open_token_id is None
+        self._count = 0
+        self._said = 0  # tokens of the forced end
+        self._over = False
+
+    @property
+    def forced(self) -> int | None:
+        if self._over or not self._open or self._count < self._budget.max_tokens:
+            return None
+        return self._budget.end_token_ids[self._said]
+
+    def advance(self, token_id: int) -> None:
+        if self._over:
+            return
+        if self.forced == token_id:
+            self._said += 1
+            self._over = self._said == len(self._budget.end_token_ids)
+        elif token_id == self._budget.close_token_id or self._said:
+            self._over = True
+        elif self._open:
+            self._count += 1
+        else:
+            self._open = token_id == self._budget.open_token_id
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What rows may say next, bool [rows, vocabulary]; ``errors`` of those that cannot go on, by their index."""
+
+    tokens: mx.array
+    errors: dict[int, str]
+
+
+class TokenMasks:
+    """Computes what all rows of a batch may say next: ``start`` on a thread of its own, ``result`` waits for it."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._executor = LLExecutor()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="token-masks")
+        self._future: Future[tuple[_Bits, dict[int, str]]] | None = None
+
+    def start(self, rows: Sequence[Constraint | None], said: Sequence[int | None]) -> None:
+        """``said`` are the tokens that rows have said since they were asked last, if any. None: a row that may say
+        anything."""
+        self._future = self._thread.submit(self._compute, list(rows), list(said))
+
+    def result(self) -> Allowed:
+        assert self._future is not None, "result() before start()"
+        bits, errors = self._future.result()
+        words = mx.array(bits)
+        spread = (words[:, :, None] >> mx.arange(32, dtype=mx.int32)) & 1
+        tokens = spread.reshape(words.shape[0], -1)[:, : self._vocab_size].astype(mx.bool_)
+        return Allowed(tokens, errors)
+
+    def _compute(self, rows: list[Constraint | None], said: list[int | None]) -> tuple[_Bits, dict[int, str]]:
+        errors = {}
+        for index, (row, token_id) in enumerate(zip(rows, said, strict=True)):
+            if row is not None and token_id is not None and (error := row.advance(token_id)):
+                errors[index] = error
+        bits: _Bits = allocate_token_bitmask(len(rows), self._vocab_size)
+        matchers = [(row.matcher, index) for index, row in enumerate(rows) if row is not None and row.matcher]
+        if matchers:
+            fill_next_token_bitmask_par(self._executor, matchers, bits)
+        for index, row in enumerate(rows):
+            if row is not None:
+                row.restrict(bits[index])
+        return bits, errors
