@@ -39,7 +39,7 @@ class ModelRegistry:
 
     def recall(self, name: str | None) -> StoredModel | None:
         """As ``resolve`` for names that it has found before: for an event loop, since it reads no files."""
-        key = name or DEFAULT_NAMES[0]
+        key = DEFAULT_NAMES[0] if name is None else name
         with self._lock:
             if self._stamp != self._store.stamp():
                 return None
@@ -56,7 +56,7 @@ class ModelRegistry:
             if stamp != self._stamp or len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
                 self._stamp = stamp
-            self._remembered[name or DEFAULT_NAMES[0]] = found
+            self._remembered[DEFAULT_NAMES[0] if name is None else name] = found
         return found
 
     def _only(self, name: str | None, only: StoredModel) -> StoredModel | None:

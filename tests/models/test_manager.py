@@ -344,7 +344,8 @@ async def test_memory_makes_room(models: Models) -> None:
 
 async def test_what_is_not_there_is_a_404_without_a_network_call(models: Models, default_hub: HubServer) -> None:
     async with models.manager() as manager:
-        for name in ("nothing", "quinces/tiny", "../../etc", "qwen3:0.6b"):
+        await use(manager, None)  # what no name means must not be what an empty one means
+        for name in ("", "nothing", "quinces/tiny", "../../etc", "qwen3:0.6b"):
             with pytest.raises(ModelNotFound, match="does not exist"):
                 await use(manager, name)
     assert default_hub.requests == []
