@@ -90,7 +90,7 @@ class ModelManager:
         """End every engine and what still runs on it. Also after a ``start`` that failed, and again."""
         self._stopped = True
         if self._downloads is not None:
-            self._downloads.stop()
+            await self._downloads.stop()
         self._notify()
         tasks = list(self._tasks)
         for task in tasks:
@@ -164,6 +164,12 @@ class ModelManager:
         if slot.draining is not None and not slot.running:
             await asyncio.wait([slot.draining])
         return self._status(slot.stored)
+
+    def is_ready(self, name: str | None) -> bool:
+        """Whether ``acquire`` would not wait."""
+        stored = self.registry.recall(name)
+        slot = None if stored is None else self._slots.get(str(stored.path))
+        return slot is not None and slot.state is ModelState.READY
 
     @property
     def downloads(self) -> Downloads:

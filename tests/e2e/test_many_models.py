@@ -307,3 +307,14 @@ def test_the_home_is_not_made_by_looking(tmp_path: Path) -> None:
         assert server.get("/v1/models").status_code == 200
     assert not home.exists()
     shutil.rmtree(home, ignore_errors=True)
+
+
+def test_a_client_that_leaves_during_the_load(start: Start) -> None:
+    """It is not waited for, and the load that others may want goes on."""
+    server = start("one")
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(server.base_url + CHAT, json=chat_body(model="one", max_tokens=4000), timeout=0.3, trust_env=False)
+    wait_for(lambda: model_state(server, "one") == "ready", within=20, what="it is loaded")
+    stats = server.get("/v1/queue/stats").json()
+    assert (stats["running"], stats["waiting"]) == (0, 0)
+    assert server.post("/v1/models/one/unload", {}).json()["state"] == "unloaded", "nobody holds it"
