@@ -89,14 +89,15 @@ class ModelManager:
     async def stop(self) -> None:
         """End every engine and what still runs on it. Also after a ``start`` that failed, and again."""
         self._stopped = True
-        if self._downloads is not None:
-            await self._downloads.stop()
         self._notify()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(slot.engine.stop() for slot in self._slots.values() if slot.engine is not None))
+        endings = [slot.engine.stop() for slot in self._slots.values() if slot.engine is not None]
+        if self._downloads is not None:
+            endings.append(self._downloads.stop())
+        # At once: the streams that an engine leaves are told while others still end.
+        await asyncio.gather(*tasks, *endings, return_exceptions=True)
         if self._sockets is not None:
             self._sockets.close()
 

@@ -1,7 +1,7 @@
 """One server, several models, real engines: swaps under load, memory that comes back, and models that cannot be loaded.
 
 QUINCE_TEST_SWAPS (default 6) and QUINCE_TEST_SECONDS (default 15) make the long runs longer; what they showed at 100
-swaps and at 120 seconds is in docs/architecture.md.
+swaps and at 120 seconds is in docs/models.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SWAPS = int(os.environ.get("QUINCE_TEST_SWAPS", "6"))
 SECONDS = float(os.environ.get("QUINCE_TEST_SECONDS", "15"))
 CLIENTS = 8
 # Bytes of the server and its engine together that may differ between one swap and another.
-GROWTH = 40 * 2**20
+GROWTH = 20 * 2**20
 
 Start = Callable[..., ServerProcess]
 
