@@ -24,6 +24,7 @@ from quince.errors import ModelLoadError
 logger = logging.getLogger("quince.engine")
 
 MAX_FAILED_STEPS = 3
+SIGN_OF_LIFE = 1.0  # seconds between messages while only grammars are being compiled
 
 
 def main() -> None:
@@ -65,7 +66,7 @@ class EngineServer:
         # MLX and mlx-lm take long to import: a wrong configuration is told before.
         import mlx.core as mx
 
-        from quince.engine.core import make_core
+        from quince.engine.core import CoreConfig, make_core
         from quince.engine.loader import load
         from quince.engine.structured import GrammarCompiler
 
@@ -76,8 +77,12 @@ class EngineServer:
             loaded.model,
             loaded.vocab_size,
             GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, socket.wake),
-            max_running_requests=config.max_running_requests,
-            prefill_chunk_size=config.prefill_chunk_size,
+            CoreConfig(
+                max_running_requests=config.max_running_requests,
+                prefill_chunk_size=config.prefill_chunk_size,
+                memory_bytes=config.memory_bytes,
+                prefix_cache_bytes=config.prefix_cache_bytes,
+            ),
         )
         self._failed_steps = 0
         self.ready = Ready(
@@ -94,12 +99,15 @@ class EngineServer:
             self._receive()
             if self._core.has_work():
                 self._send(self._step())
+            elif self._core.is_compiling():
+                self._send([])  # a sign of life
             if not self._core.has_work():
                 self._core.runner.release_memory()
 
     def _receive(self) -> None:
         """Take what has arrived, sleeping while there is nothing to do."""
-        for message in self._socket.receive(wait=not self._core.has_work()):
+        timeout = SIGN_OF_LIFE if self._core.is_compiling() else None
+        for message in self._socket.receive(wait=not self._core.has_work(), timeout=timeout):
             match message:
                 case AddRequest():
                     self._core.add(message)
