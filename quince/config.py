@@ -59,6 +59,7 @@ class ServeConfig(BaseModel):
         "In QUINCE_CORS_ORIGIN there are commas between them.",
     )
     ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
+    adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
     max_tokens: int | None = Field(
         None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
     )

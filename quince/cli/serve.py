@@ -30,6 +30,9 @@ def serve(  # noqa: PLR0913 - one parameter per option
     ctx_size: Annotated[
         int | None, _option("Context length in tokens (default: the model's own).", "--ctx-size")
     ] = None,
+    adapter: Annotated[
+        str | None, _option("Directory of a LoRA adapter made by mlx-lm, for all requests.", "--adapter")
+    ] = None,
     max_tokens: Annotated[
         int | None,
         _option("Longest answer of a request that gives none (default: rest of the context).", "--max-tokens"),

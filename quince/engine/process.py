@@ -70,7 +70,8 @@ class EngineServer:
         from quince.engine.loader import load
         from quince.engine.structured import GrammarCompiler
 
-        loaded = load(Path(config.model_path), max_model_len=config.max_model_len)
+        adapter = None if config.adapter_path is None else Path(config.adapter_path)
+        loaded = load(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
         self._mx = mx
         self._socket = socket
         self._core = make_core(

@@ -87,6 +87,7 @@ class ModelManager:
         return EngineConfig(
             address="engine",
             model_path=str(self._path),
+            adapter_path=self._config.adapter,
             max_running_requests=self._config.max_running_requests,
             prefill_chunk_size=self._config.prefill_chunk_size,
             max_model_len=self._config.ctx_size,
