@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -80,6 +80,12 @@ class ServeConfig(BaseModel):
         ge=0,
         description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
         "of what the weights leave).",
+    )
+    kv_bits: Literal[4, 8] | None = Field(
+        None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
+    )
+    kv_group_size: Literal[32, 64, 128] = Field(
+        64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
     )
     engine_timeout: float = Field(
         120, gt=0, description="Seconds without progress before a busy engine counts as hung and is restarted."

@@ -68,6 +68,14 @@ def serve(  # noqa: PLR0913 - one parameter per option
             "--prefix-cache-bytes",
         ),
     ] = None,
+    kv_bits: Annotated[
+        int | None,
+        _option("Bits per number of keys and values: 8 or 4 (default: as the model computes them).", "--kv-bits"),
+    ] = None,
+    kv_group_size: Annotated[
+        int | None,
+        _option("Numbers that share a scale with --kv-bits: 32, 64 or 128 (default: 64).", "--kv-group-size"),
+    ] = None,
     engine_timeout: Annotated[
         float | None,
         _option("Seconds without progress before a busy engine is restarted (default: 120).", "--engine-timeout"),

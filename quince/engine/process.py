@@ -67,6 +67,7 @@ class EngineServer:
         import mlx.core as mx
 
         from quince.engine.core import CoreConfig, make_core
+        from quince.engine.kv_layout import KVQuantization
         from quince.engine.loader import load
         from quince.engine.structured import GrammarCompiler
 
@@ -83,6 +84,9 @@ class EngineServer:
                 prefill_chunk_size=config.prefill_chunk_size,
                 memory_bytes=config.memory_bytes,
                 prefix_cache_bytes=config.prefix_cache_bytes,
+                kv_quantization=None
+                if config.kv_bits is None
+                else KVQuantization(config.kv_bits, config.kv_group_size),
             ),
         )
         self._failed_steps = 0

@@ -93,6 +93,8 @@ class ModelManager:
             max_model_len=self._config.ctx_size,
             memory_bytes=self._config.memory_bytes,
             prefix_cache_bytes=self._config.prefix_cache_bytes,
+            kv_bits=self._config.kv_bits,
+            kv_group_size=self._config.kv_group_size,
         )
 
     def _engine_limits(self) -> EngineLimits:
