@@ -120,7 +120,7 @@ class RowPositions:
         return visible if window is None else visible & (keys > queries - window)
 
 
-# One row in temporal order: its buffers, each [1, heads, tokens, ...]; with a window, the last tokens. Empty: no tokens.
+# One row in temporal order: its buffers, each [1, heads, tokens, ...]; of a window, the last tokens. Empty: no tokens.
 KVRow = list[mx.array]
 
 
