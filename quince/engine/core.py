@@ -91,6 +91,7 @@ def _check_quantization(model: Module, vocab_size: int, quantization: KVQuantiza
 def _kv_bytes(costs: Costs, config: CoreConfig) -> int:
     """What weights and forward passes leave for keys and values."""
     budget = memory_budget() if config.memory_bytes is None else config.memory_bytes
+    mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
     free = budget - mx.get_active_memory()
     room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4)
     if room <= 0:
