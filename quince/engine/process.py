@@ -67,10 +67,12 @@ class EngineServer:
         import mlx.core as mx
 
         from quince.engine.core import CoreConfig, make_core
+        from quince.engine.kv_layout import KVQuantization
         from quince.engine.loader import load
         from quince.engine.structured import GrammarCompiler
 
-        loaded = load(Path(config.model_path), max_model_len=config.max_model_len)
+        adapter = None if config.adapter_path is None else Path(config.adapter_path)
+        loaded = load(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
         self._mx = mx
         self._socket = socket
         self._core = make_core(
@@ -82,6 +84,9 @@ class EngineServer:
                 prefill_chunk_size=config.prefill_chunk_size,
                 memory_bytes=config.memory_bytes,
                 prefix_cache_bytes=config.prefix_cache_bytes,
+                kv_quantization=None
+                if config.kv_bits is None
+                else KVQuantization(config.kv_bits, config.kv_group_size),
             ),
         )
         self._failed_steps = 0
