@@ -1,4 +1,4 @@
-"""What is done to a JSON schema before llguidance compiles it: bounds for weak models, refusals of what would not hold."""
+"""What is done to a JSON schema before llguidance compiles it: bounds for weak models, refusals of what would fail."""
 
 from __future__ import annotations
 
