@@ -46,7 +46,7 @@ Events = AsyncGenerator[tuple[int, Event], None]
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, state: State) -> object:
     """Answer a conversation, at once or streamed."""
     params, messages = body.params(), body.template_messages()
-    model = state.manager.acquire(body.model)
+    model = await state.acquire(body.model)
     request_id = new_id("chatcmpl")
     events = model.generator.chat(request_id, messages, params)
     head = _Head(request_id, body.model or model.name, logprobs=params.logprobs is not None)

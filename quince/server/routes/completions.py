@@ -26,7 +26,7 @@ Events = AsyncGenerator[tuple[int, Event], None]
 async def create_completion(body: CompletionRequest, request: Request, state: State) -> object:
     """Continue texts, at once or streamed."""
     params, prompts = body.params(), body.prompts
-    model = state.manager.acquire(body.model)
+    model = await state.acquire(body.model)
     request_id = new_id("cmpl")
     events = model.generator.complete(request_id, prompts, params)
     make = _Maker(request_id, body.model or model.name, params)
