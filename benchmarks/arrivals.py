@@ -46,7 +46,8 @@ def _run(options: argparse.Namespace, contender: Contender, *, arriving: bool, s
     sampled = options.modes == ["sampled"]
     clients = Load(options.running, 1, options.prompt_tokens, options.running_tokens, sampled, seed).specs()
     if arriving:
-        load = Load(options.arrivals, 1, options.prompt_tokens, options.arrival_tokens, sampled, seed)
+        words = options.arrival_prompt_tokens or options.prompt_tokens
+        load = Load(options.arrivals, 1, words, options.arrival_tokens, sampled, seed)
         clients += load.specs(tag=ARRIVING, offset=options.arrival_delay, interval=options.arrival_interval)
     return [request for result in contender.run(clients) for request in result.requests]
 

@@ -48,6 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--running", type=int, default=8, help="arrivals: streams that run")
     add("--running-tokens", type=int, default=1024, help="arrivals: length of their answers")
     add("--arrivals", type=int, default=30, help="arrivals: prompts that arrive")
+    add("--arrival-prompt-tokens", type=int, help="arrivals: words of their prompts  [as many as those of the streams]")
     add("--arrival-interval", type=float, default=0.1, help="arrivals: seconds between them")
     add("--arrival-tokens", type=int, default=16, help="arrivals: length of their answers")
     add("--arrival-delay", type=float, default=1.0, help="arrivals: seconds until the first")
