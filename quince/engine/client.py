@@ -19,8 +19,10 @@ from quince.engine.messages import (
     FinishReason,
     LoadFailed,
     Output,
+    PoolRequest,
     Ready,
     StepOutput,
+    ToEngine,
 )
 from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
 from quince.errors import (
@@ -31,6 +33,7 @@ from quince.errors import (
     QueueFull,
     QueueTimeout,
     QuinceError,
+    RequestCancelled,
 )
 from quince.sampling import SamplingParams
 
@@ -72,7 +75,7 @@ class EngineLimits:
 class Mailbox:
     """One request's outputs on their way to its reader, who takes all that have come at once.
 
-    It holds at most max_tokens outputs, however slow the reader.
+    It holds at most max_tokens outputs, or as many as the request has inputs, however slow the reader.
     """
 
     def __init__(self) -> None:
@@ -185,9 +188,28 @@ class EngineClient:
 
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
-        with self.admit(request_id):
+        async with contextlib.aclosing(self._run(AddRequest(request_id, prompt_token_ids, sampling))) as batches:
+            async for outputs in batches:
+                yield outputs
+
+    async def pool(self, request: PoolRequest) -> list[bytes]:
+        """The results of all inputs, in their order: float32 numbers, little-endian (see Pooled).
+
+        Cancelling the task aborts the request. Raises RequestCancelled for one that ``abort`` has ended, and what
+        ``generate`` raises.
+        """
+        found: dict[int, bytes] = {}
+        async with contextlib.aclosing(self._run(request)) as batches:
+            async for outputs in batches:
+                found.update((one.index, one.values) for output in outputs for one in output.pooled)
+                if outputs[-1].finish_reason is FinishReason.ABORT:
+                    raise RequestCancelled("the request was cancelled")
+        return [found[index] for index in range(len(request.inputs))]
+
+    async def _run(self, request: AddRequest | PoolRequest) -> AsyncGenerator[list[Output], None]:
+        with self.admit(request.request_id):
             await self.wait_ready()
-            mailbox = self._submit(request_id, prompt_token_ids, sampling)
+            mailbox = self._submit(request)
             try:
                 outputs = await self._take_first(mailbox)
                 yield outputs
@@ -195,9 +217,9 @@ class EngineClient:
                     outputs = await mailbox.take()
                     yield outputs
             finally:
-                self._mailboxes.pop(request_id, None)
+                self._mailboxes.pop(request.request_id, None)
                 if not mailbox.finished:
-                    self._send(Abort([request_id]))
+                    self._send(Abort([request.request_id]))
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
         """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
@@ -212,12 +234,12 @@ class EngineClient:
 
     # Requests
 
-    def _submit(self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams) -> Mailbox:
-        mailbox = self._mailboxes[request_id] = Mailbox()
+    def _submit(self, request: AddRequest | PoolRequest) -> Mailbox:
+        mailbox = self._mailboxes[request.request_id] = Mailbox()
         if not self._busy.is_set():
             self._last_progress = time.monotonic()
             self._busy.set()
-        self._send(AddRequest(request_id, prompt_token_ids, sampling))
+        self._send(request)
         return mailbox
 
     async def _take_first(self, mailbox: Mailbox) -> list[Output]:
@@ -228,7 +250,7 @@ class EngineClient:
             waited = f"{self._limits.queue_timeout:g}"
             raise QueueTimeout(f"the request waited {waited} s in the queue and was not started") from None
 
-    def _send(self, message: AddRequest | Abort) -> None:
+    def _send(self, message: ToEngine) -> None:
         if self._socket is not None:
             self._socket.send(message)
 
@@ -313,6 +335,7 @@ class EngineClient:
             max_running_requests=self._config.max_running_requests,
             prefill_chunk_size=self._config.prefill_chunk_size,
             max_model_len=self._config.max_model_len,
+            task=self._config.task,
         )
 
     async def _receive(self, socket: ClientSocket) -> str:

@@ -1,0 +1,198 @@
+"""Which inputs of which requests are computed together. Plain values, no MLX.
+
+Invariants:
+- Every open request leads a batch in turn: one with thousands of inputs keeps no other waiting for more than the
+  batches of those before it.
+- Whoever leads, a batch is filled from the inputs of all requests, those of nearest length first.
+- Padding is bounded: ``rows * longest - tokens`` of a batch is at most MAX_PADDING of its tokens, or FREE_PADDING.
+- No row of a request is in a batch after ``abort``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from quince.engine.messages import FinishReason, Output, Pooled, PoolInput, PoolRequest
+
+MAX_PADDING = 0.1
+# Tokens of padding that cost less than another forward pass.
+FREE_PADDING = 32
+# How long a batch may take: aborts and other requests wait for its end.
+BATCH_SECONDS = 0.2
+# However slow the device, a few short inputs share a pass.
+MIN_BATCH_TOKENS = 64
+
+
+@dataclass(eq=False)
+class PoolJob:
+    """One request's state. ``waiting`` counts its inputs that are in no batch yet, ``open`` those without a result."""
+
+    request_id: str
+    label_token_ids: tuple[int, int] | None
+    waiting: int
+    open: int
+    started: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PoolRow:
+    """An input of a request, on its way."""
+
+    job: PoolJob
+    index: int
+    input: PoolInput
+
+    @property
+    def length(self) -> int:
+        return len(self.input.token_ids)
+
+
+@dataclass(frozen=True)
+class PoolBatch:
+    """Rows that are computed together; at least one."""
+
+    rows: Sequence[PoolRow]
+
+    @property
+    def tokens(self) -> int:
+        return sum(row.length for row in self.rows)
+
+    @property
+    def padded_tokens(self) -> int:
+        """What is computed: every row as long as the longest."""
+        return len(self.rows) * max(row.length for row in self.rows)
+
+
+@dataclass
+class TokenBudget:
+    """How many padded tokens a batch may have: at most ``max_tokens``, and what takes BATCH_SECONDS, as measured."""
+
+    max_tokens: int
+    _token_seconds: float = field(default=0.0, init=False)
+
+    @property
+    def tokens(self) -> int:
+        if not self._token_seconds:
+            return min(self.max_tokens, max(MIN_BATCH_TOKENS, self.max_tokens // 4))
+        return min(self.max_tokens, max(MIN_BATCH_TOKENS, int(BATCH_SECONDS / self._token_seconds)))
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """A batch took that long. Half of the estimate is the newest: one slow batch does not last."""
+        measured = seconds / tokens
+        self._token_seconds = (self._token_seconds + measured) / 2 if self._token_seconds else measured
+
+
+class PoolingScheduler:
+    """``add``, then ``schedule`` and ``update`` for every batch, in turn."""
+
+    def __init__(self, budget: TokenBudget) -> None:
+        self._budget = budget
+        self._waiting: list[PoolRow] = []  # by length
+        self._turns: collections.deque[PoolJob] = collections.deque()  # those with inputs waiting; the next leads
+        self._open: dict[str, PoolJob] = {}
+        self._outputs: list[Output] = []
+        self._running: Sequence[PoolRow] = ()
+
+    @property
+    def num_running(self) -> int:
+        return sum(job.started for job in self._open.values())
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._open) - self.num_running
+
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._outputs)
+
+    def add(self, request: PoolRequest) -> None:
+        count = len(request.inputs)
+        job = PoolJob(request.request_id, request.label_token_ids, waiting=count, open=count)
+        self._open[job.request_id] = job
+        self._turns.append(job)
+        self._waiting += [PoolRow(job, index, one) for index, one in enumerate(request.inputs)]
+        self._waiting.sort(key=_length)  # stable: of equal lengths, the older first
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Their outputs, with finish_reason abort, come with the next ``update``."""
+        for request_id in request_ids:
+            job = self._open.get(request_id)
+            if job is not None:
+                self._end(job)
+                self._outputs.append(Output(request_id, finish_reason=FinishReason.ABORT))
+
+    def schedule(self) -> PoolBatch | None:
+        """The next batch; None if only aborts are to be told."""
+        if not self._turns:
+            return None
+        leader = self._turns.popleft()
+        end = next(n for n in range(len(self._waiting), 0, -1) if self._waiting[n - 1].job is leader)
+        taken = self._choose(end - 1)
+        self._running = [self._waiting[number] for number in taken]
+        gone = set(taken)
+        self._waiting = [row for number, row in enumerate(self._waiting) if number not in gone]
+        for row in self._running:
+            row.job.waiting -= 1
+        self._turns = collections.deque(job for job in self._turns if job.waiting)
+        if leader.waiting:
+            self._turns.append(leader)
+        return PoolBatch(self._running)
+
+    def update(self, batch: PoolBatch | None, values: Sequence[bytes]) -> list[Output]:
+        """The batch's results, one output for each request that has any."""
+        outputs: dict[str, Output] = {}
+        for row, value in zip(batch.rows if batch else (), values, strict=True):
+            job = row.job
+            output = outputs.setdefault(job.request_id, Output(job.request_id, started=not job.started))
+            output.pooled.append(Pooled(row.index, value))
+            job.open -= 1
+            if not job.open:
+                output.finish_reason = FinishReason.STOP
+                del self._open[job.request_id]
+        for request_id in outputs:
+            if request_id in self._open:
+                self._open[request_id].started = True
+        self._running = ()
+        return [*self._take_outputs(), *outputs.values()]
+
+    def fail_running(self, error: str) -> list[Output]:
+        """Ends the requests that had inputs in the batch which failed."""
+        failed = {row.job.request_id: row.job for row in self._running}
+        for job in failed.values():
+            self._end(job)
+        self._running = ()
+        failures = [Output(name, finish_reason=FinishReason.ERROR, error=error) for name in failed]
+        return [*self._take_outputs(), *failures]
+
+    def _choose(self, longest: int) -> list[int]:
+        """Numbers of the waiting rows that go with number ``longest``: first those as long, then shorter ones."""
+        width = self._waiting[longest].length
+        most = max(1, self._budget.tokens // width)
+        taken, tokens = [longest], width
+        for number in range(bisect.bisect_right(self._waiting, width, key=_length) - 1, -1, -1):
+            if len(taken) == most:
+                break
+            if number == longest:
+                continue
+            length = self._waiting[number].length
+            padding = (len(taken) + 1) * width - tokens - length
+            if padding > max(FREE_PADDING, MAX_PADDING * (tokens + length)):
+                break
+            taken.append(number)
+            tokens += length
+        return taken
+
+    def _end(self, job: PoolJob) -> None:
+        del self._open[job.request_id]
+        self._waiting = [row for row in self._waiting if row.job is not job]
+        self._turns = collections.deque(other for other in self._turns if other is not job)
+
+    def _take_outputs(self) -> list[Output]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+
+def _length(row: PoolRow) -> int:
+    return row.length
