@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--servers", nargs="*", choices=KNOWN, default=list(KNOWN), help="who takes part, in this order")
     add("--url", action="append", default=[], metavar="NAME=URL", help="any other OpenAI-compatible server")
     add("--concurrency", type=int, nargs="+", help="[1 4 16 on a CPU, 1 2 4 8 16 32 64 on a GPU]")
-    add("--modes", nargs="+", choices=("greedy", "sampled"), default=["greedy", "sampled"])
+    add("--modes", nargs="+", choices=("greedy", "sampled", "json"), default=["greedy", "sampled"])
     add("--requests-per-client", type=int, default=4)
     add("--prompt-tokens", type=int, help="words per prompt, one token each  [40 for tiny, else 440]")
     add("--max-tokens", type=int, default=128)
@@ -111,7 +111,9 @@ def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> list[
 
 def _warm_up(options: argparse.Namespace, contender: Contender, mode: str, concurrency: int) -> None:
     """Short answers at the same concurrency: kernels are compiled and buffers are there."""
-    load = Load(concurrency, 1, options.prompt_tokens, WARM_UP_TOKENS, mode == "sampled", seed=concurrency)
+    load = Load(
+        concurrency, 1, options.prompt_tokens, WARM_UP_TOKENS, mode == "sampled", concurrency, structured=mode == "json"
+    )
     for result in contender.run(load.specs()):
         for request in result.requests:
             if request.error:
@@ -121,7 +123,15 @@ def _warm_up(options: argparse.Namespace, contender: Contender, mode: str, concu
 def _measure(options: argparse.Namespace, contender: Contender, labels: tuple[str, int, int], seed: int) -> Run:
     mode, concurrency, repeat = labels
     requests = options.requests_per_client
-    load = Load(concurrency, requests, options.prompt_tokens, options.max_tokens, mode == "sampled", seed)
+    load = Load(
+        concurrency,
+        requests,
+        options.prompt_tokens,
+        options.max_tokens,
+        mode == "sampled",
+        seed,
+        structured=mode == "json",
+    )
     results, cpu = contender.measure(load.specs())
     return summarise(
         (contender.name, mode, concurrency, repeat),

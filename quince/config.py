@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -40,12 +41,29 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def home(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where models, aliases and files of servers are kept: ``~/.quince``, or what QUINCE_HOME says."""
+    return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
+
+
+def debugging(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether tracebacks are wanted."""
+    return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
+
+
 class ServeConfig(BaseModel):
     """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
-    model: str | None = Field(None, description="Model to serve: a directory or the name of a demo model.")
+    home: Path = Field(default_factory=home, description="Where installed models are (QUINCE_HOME).")
+    model: str | None = Field(
+        None,
+        description="Model to serve: a directory, an installed name, an alias or a hub id (default: all there are).",
+    )
+    model_type: str | None = Field(
+        None, pattern="^(auto|llm|vlm|embedding|reranker)$", description="What MODEL is, if its files mislead."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...], BeforeValidator(_split)] = Field(
@@ -73,6 +91,15 @@ class ServeConfig(BaseModel):
     )
     keepalive_interval: float = Field(10, gt=0, description="Seconds between keepalive comments in a silent stream.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that running requests get when the server stops.")
+    max_loaded_models: int | None = Field(None, ge=1, description="Most models loaded at once; the least used goes.")
+    memory_budget: int | None = Field(
+        None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
+    )
+    idle_ttl: float | None = Field(None, gt=0, description="Seconds without a request before a model is unloaded.")
+    preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        (), description="Model to load at the start; repeat it for several."
+    )
+    auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
     tool_parser: str | None = Field(
         None, description="How the model writes tool calls, or none (default: by its chat template)."
@@ -84,18 +111,24 @@ class ServeConfig(BaseModel):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
 
+# Settings that mean nothing to a server of one model, which is loaded at the start and kept.
+_ONLY_WITHOUT_MODEL = ("preload", "idle_ttl")
+
+
 def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeConfig:
     """Merge flags (None: not given) over the environment. Raises UsageError in one sentence that names the setting."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for name in ServeConfig.model_fields:
+    for name in (name for name in ServeConfig.model_fields if name != "home"):
         variable = ENV_PREFIX + name.upper()
-        if flags.get(name) is not None:
+        if flags.get(name) not in (None, []):
             values[name] = flags[name]
             sources[name] = "--" + name.replace("_", "-")
         elif variable in environ:
             values[name] = environ[variable]
             sources[name] = variable
+    values["home"] = home(environ)
+    _check_combination(values, sources)
     try:
         return ServeConfig.model_validate(values)
     except ValidationError as error:
@@ -103,3 +136,15 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
         name = str(first["loc"][0])
         shown = "" if name in SECRETS else f" = {values.get(name)!r}"
         raise UsageError(f"{sources.get(name, name)}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    if values.get("model") is None:
+        if values.get("model_type", "auto") != "auto":
+            raise UsageError(f"{sources['model_type']} is for a server of one MODEL, and none was given")
+        return
+    for name in _ONLY_WITHOUT_MODEL:
+        if values.get(name):
+            raise UsageError(
+                f"{sources[name]} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
+            )

@@ -12,7 +12,16 @@ QuinceError
 ├── QueueTimeout                  504  waited longer than --queue-timeout
 ├── EngineError                   500  one request failed inside the engine, the engine goes on
 ├── EngineUnavailable             503  loading, restarting, dead or shutting down
-├── ModelLoadError                503  the model cannot be loaded; says why
+│   └── ModelLoadError            503  the model cannot be loaded; says why
+│       └── InsufficientMemory    503  it does not fit the memory budget; says the numbers
+├── StoreError                    400  what is asked of the models on disk cannot be done
+│   ├── InvalidModel              400  files that are missing or broken; names them
+│   ├── ConvertError              400  the converter refused the model; says why
+│   └── PullError                 502  a download failed
+│       ├── RepositoryNotFound    404
+│       ├── AccessDenied          403  wrong token, private or gated
+│       ├── DiskFull              507
+│       └── PullCancelled         499  by its client or Ctrl-C
 └── UsageError                    the command line's: one sentence on stderr, exit code 1
 
 ``server.errors`` maps the tree to HTTP once, ``cli.errors`` to a sentence once.
@@ -92,6 +101,54 @@ class EngineUnavailable(QuinceError):
 
 class ModelLoadError(EngineUnavailable):
     code = "model_load_failed"
+
+
+class InsufficientMemory(ModelLoadError):
+    code = "insufficient_memory"
+
+
+class StoreError(QuinceError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidModel(StoreError):
+    code = "invalid_model"
+
+
+class ConvertError(StoreError):
+    code = "conversion_failed"
+
+
+class PullError(StoreError):
+    status = 502
+    type = "server_error"
+    code = "pull_failed"
+
+
+class RepositoryNotFound(PullError):
+    status = 404
+    type = "invalid_request_error"
+    code = "repository_not_found"
+
+
+class AccessDenied(PullError):
+    status = 403
+    type = "invalid_request_error"
+    code = "access_denied"
+
+
+class DiskFull(PullError):
+    status = 507
+    code = "disk_full"
+
+
+class PullCancelled(PullError):
+    status = 499
+    code = "cancelled"
+
+    def __init__(self, message: str = "the pull was cancelled; what has come is kept for the next one") -> None:
+        super().__init__(message)
 
 
 class UsageError(QuinceError):

@@ -7,6 +7,7 @@ A piece of text is timed when the bytes that hold it are read.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -44,17 +45,21 @@ class _Chunk(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+# JSON is spelled by characters but for the words in its strings.
+_WORD_OR_CHARACTER = re.compile(" [a-z]{4}|.")
+
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
 class _Exchange(asyncio.Protocol):
     """One request and its streamed answer."""
 
-    def __init__(self, request: bytes, result: RequestResult, *, count_words: bool) -> None:
+    def __init__(self, request: bytes, result: RequestResult, count: Callable[[str], int]) -> None:
+        """``count`` tells how many tokens a piece of text holds."""
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request = request
         self._result = result
-        self._count_words = count_words
+        self._count = count
         self._parser = httptools.HttpResponseParser(self)
         self._rest = b""
         self._now = 0.0
@@ -98,7 +103,7 @@ class _Exchange(asyncio.Protocol):
         for choice in chunk.choices:
             if choice.delta is not None and choice.delta.content:
                 result.times.append(self._now)
-                result.counts.append(choice.delta.content.count(" ") if self._count_words else 1)
+                result.counts.append(self._count(choice.delta.content))
             result.finish_reason = choice.finish_reason or result.finish_reason
         if chunk.usage is not None:
             result.prompt_tokens = chunk.usage.prompt_tokens
@@ -126,6 +131,8 @@ def _encode(job: Job, spec: RequestSpec) -> bytes:
         "top_p": spec.top_p,
         "ignore_eos": True,
     }
+    if spec.schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "list", "schema": spec.schema}}
     if job.model is not None:
         body["model"] = job.model
     data = msgspec.json.encode(body)
@@ -139,22 +146,30 @@ def _encode(job: Job, spec: RequestSpec) -> bytes:
 
 async def _client(job: Job, client: ClientSpec) -> list[RequestResult]:
     results = []
-    requests = [_encode(job, spec) for spec in client.requests]
+    requests = [(_encode(job, spec), _token_count(job, spec)) for spec in client.requests]
     await asyncio.sleep(max(0.0, job.start_at + client.offset - time.monotonic()))
-    for request in requests:
+    for request, count in requests:
         result = RequestResult(client.tag, time.monotonic())
         results.append(result)
-        await _exchange(job, request, result)
+        await _exchange(job, request, result, count)
     return results
 
 
-async def _exchange(job: Job, request: bytes, result: RequestResult) -> None:
+def _token_count(job: Job, spec: RequestSpec) -> Callable[[str], int]:
+    if not job.count_words:
+        return lambda text: 1
+    if spec.schema is None:
+        return lambda text: text.count(" ")
+    return lambda text: len(_WORD_OR_CHARACTER.findall(text))
+
+
+async def _exchange(job: Job, request: bytes, result: RequestResult, count: Callable[[str], int]) -> None:
     url = urlsplit(job.url)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(job.timeout):
             _, protocol = await loop.create_connection(
-                lambda: _Exchange(request, result, count_words=job.count_words), url.hostname or "", url.port or 80
+                lambda: _Exchange(request, result, count), url.hostname or "", url.port or 80
             )
             await protocol.finished
     except (OSError, TimeoutError) as error:

@@ -18,6 +18,7 @@ from quince.bench.figures import gaps, quantile
 from quince.bench.server import Server, free_port
 from quince.bench.workload import Job, Load, soon
 from quince.errors import UsageError
+from quince.models import demo
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _run(url: str, model: str | None, config: BenchConfig, *, clients: int, requ
 def own_server(model: str | None, size: int) -> Iterator[str]:
     """A server of this model for the time of the measurement; its URL."""
     port = free_port()
-    command = [sys.executable, "-m", "quince", "serve", *([model] if model else []), "--port", str(port)]
+    command = [sys.executable, "-m", "quince", "serve", model or demo.CHAT, "--port", str(port)]
     command += ["--max-running-requests", str(max(32, size))]
     with tempfile.TemporaryDirectory(prefix="quince-bench-") as logs:
         server = Server(command, port, Path(logs) / "server.log")

@@ -8,20 +8,23 @@ import string
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 VOCABULARY_WORDS = 1700  # words that every model of benchmarks/ has as single tokens
+SCHEMAS = 4
 RUNNING, ARRIVING = "running", "arriving"
 
 
 class RequestSpec(msgspec.Struct, frozen=True):
-    """One request. ``temperature`` 0 is greedy."""
+    """One request. ``temperature`` 0 is greedy; ``schema`` is what the answer is held to, if anything."""
 
     prompt: str
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    schema: dict[str, Any] | None = None
 
 
 class ClientSpec(msgspec.Struct, frozen=True):
@@ -74,7 +77,10 @@ class JobResult(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Load:
-    """``clients`` clients, each with ``requests`` requests of ``prompt_tokens`` words and ``max_tokens`` out."""
+    """``clients`` clients, each with ``requests`` requests of ``prompt_tokens`` words and ``max_tokens`` out.
+
+    ``structured``: every answer is the beginning of a long JSON array, of one of a few schemas.
+    """
 
     clients: int
     requests: int
@@ -82,6 +88,7 @@ class Load:
     max_tokens: int
     sampled: bool
     seed: int
+    structured: bool = False
 
     def specs(self, *, tag: str = RUNNING, offset: float = 0.0, interval: float = 0.0) -> list[ClientSpec]:
         """Client ``i`` starts ``interval`` seconds after client ``i - 1``."""
@@ -94,12 +101,26 @@ class Load:
 
     def _request(self, source: random.Random, number: int) -> RequestSpec:
         prompt = random_prompt(source, self.prompt_tokens)
+        if self.structured:
+            return RequestSpec(prompt, self.max_tokens, schema=_schema(number % SCHEMAS))
         if not self.sampled:
             return RequestSpec(prompt, self.max_tokens)
         # Around 0.7 and 0.9, different for every row of a batch.
         temperature = round(0.7 + 0.01 * (number % 21 - 10), 3)
         top_p = round(0.9 + 0.004 * (number * 8 % 21 - 10), 3)
         return RequestSpec(prompt, self.max_tokens, temperature, top_p)
+
+
+def _schema(number: int) -> dict[str, Any]:
+    """An array of so many objects that no answer comes to its end."""
+    properties = {
+        "name": {"type": "string", "maxLength": 30 + number},
+        "kind": {"enum": ["fruit", "tree", "leaf"]},
+        "size": {"type": "integer", "minimum": 0, "maximum": 1000},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 10}, "maxItems": 3},
+    }
+    item = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "array", "minItems": 100, "items": item}
 
 
 def words() -> Iterator[str]:

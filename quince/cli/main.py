@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from quince import __version__
-from quince.cli import bench, serve
-from quince.errors import QuinceError
+from quince.cli import bench, errors, models, serve
 
 app = typer.Typer(
     name="quince",
@@ -19,6 +17,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="serve")(serve.serve)
+app.command(name="pull")(models.pull)
+app.command(name="list")(models.list_models)
+app.command(name="show")(models.show)
+app.command(name="remove")(models.remove)
+app.command(name="quantize")(models.quantize)
+app.command(name="alias")(models.alias)
 app.command(name="bench")(bench.bench)
 
 
@@ -38,9 +42,4 @@ def _options(
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 a problem told in one sentence on stderr, 2 wrong usage."""
-    try:
-        app()
-    except QuinceError as error:
-        typer.echo(f"quince: {error.message}", err=True)
-        sys.exit(1)
+    errors.run(app)

@@ -7,7 +7,12 @@ from typing import Annotated, Any
 import typer
 
 Model = Annotated[
-    str | None, typer.Argument(help="A model's directory. Without one, the embedded demo model.", show_default=False)
+    str | None,
+    typer.Argument(
+        help="A directory, an installed model, an alias or a hub id: loaded at the start and kept. "
+        "Without one, every model that there is, loaded on first use.",
+        show_default=False,
+    ),
 ]
 
 
@@ -66,6 +71,29 @@ def serve(  # noqa: PLR0913 - one parameter per option
         str | None,
         _option("How the model marks its thinking, or none (default: by its chat template).", "--reasoning-parser"),
     ] = None,
+    model_type: Annotated[
+        str | None, _option("What MODEL is: auto, llm, vlm, embedding or reranker.  [auto]", "--model-type")
+    ] = None,
+    max_loaded_models: Annotated[
+        int | None, _option("Most models loaded at once; the least recently used goes.", "--max-loaded-models")
+    ] = None,
+    memory_budget: Annotated[
+        int | None, _option("Bytes that loaded models may take.  [3/4 of the memory]", "--memory-budget")
+    ] = None,
+    idle_ttl: Annotated[
+        float | None, _option("Seconds without a request before a model is unloaded.  [never]", "--idle-ttl")
+    ] = None,
+    preload: Annotated[
+        list[str] | None, _option("Model to load at the start; repeat it for several.", "--preload")
+    ] = None,
+    auto_download: Annotated[
+        bool | None,
+        typer.Option(
+            "--auto-download/--no-auto-download",
+            help="Pull models that are named by a hub id.  [off]",
+            show_default=False,
+        ),
+    ] = None,
     any_model_name: Annotated[
         bool | None, typer.Option("--any-model-name", help="Answer to every model name.", show_default=False)
     ] = None,
@@ -75,8 +103,11 @@ def serve(  # noqa: PLR0913 - one parameter per option
     flags = dict(locals())
 
     from quince import config, logs
+    from quince.cli import models
     from quince.server import run
 
     settings = config.load(flags)
     logs.setup(settings.log_level)
+    if settings.model is not None and settings.auto_download:
+        models.pull_missing(settings.model)
     run.serve(settings)

@@ -111,12 +111,10 @@ class ModelRunner:
         if batch.prefill:
             self._prefill(batch.prefill, launched)
         tokens = self._launched.wait()
-        if self._constraints:
-            tokens = [self._advance(token) for token in tokens]
         if launched.logits is None:
             launched.start()
         else:
-            self._start_constrained(launched, launched.logits)
+            tokens = self._start_constrained(launched, launched.logits, tokens)
         self._launched = launched
         return tokens
 
@@ -170,18 +168,22 @@ class ModelRunner:
         for row in self._rows:
             row.generated += 1
 
-    def _start_constrained(self, launched: _Launched, logits: mx.array) -> None:
-        self._masks.start([self._constraints.get(row.request_id) for row in self._rows])
+    def _start_constrained(
+        self, launched: _Launched, logits: mx.array, tokens: list[SampledToken]
+    ) -> list[SampledToken]:
+        """Start the step in two parts. Returns ``tokens``, the last step's, with what is wrong with them."""
+        said = {token.request_id: token.token_id for token in tokens}
+        rows = [row.request_id for row in self._rows]
+        self._masks.start([self._constraints.get(name) for name in rows], [said.get(name) for name in rows])
         launched.start()
         launched.logits = None
-        self._sample(launched, logits, self._masks.result())
+        allowed = self._masks.result()
+        self._sample(launched, logits, allowed.tokens)
         mx.async_eval(launched.sampled)  # type: ignore[no-untyped-call]
-
-    def _advance(self, token: SampledToken) -> SampledToken:
-        """Tell the token's request, if it is constrained, what it has said."""
-        constraint = self._constraints.get(token.request_id)
-        error = None if constraint is None else constraint.advance(token.token_id)
-        return token if error is None else msgspec.structs.replace(token, error=error)
+        if not allowed.errors:
+            return tokens
+        errors = {rows[index]: error for index, error in allowed.errors.items()}
+        return [msgspec.structs.replace(token, error=errors.get(token.request_id)) for token in tokens]
 
     def _gather_inputs(self) -> mx.array:
         """The input token of every row, int32 [rows], still on the device for rows that go on."""

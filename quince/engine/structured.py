@@ -1,7 +1,8 @@
 """Which tokens a row may say next: grammars (by llguidance) and thinking budgets.
 
-Thread rules: grammars are compiled on one worker thread, token masks are computed on another while the engine thread
-hands the forward pass to the device. Constraints change on the engine thread only, between those.
+Thread rules: grammars are compiled on one worker thread; on another, constraints take the tokens that were said and
+token masks are computed, while the engine thread hands the forward pass to the device. The engine thread touches
+constraints only when that one is done.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -135,6 +137,14 @@ class _Thinking:
             self._open = token_id == self._budget.open_token_id
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What rows may say next, bool [rows, vocabulary]; ``errors`` of those that cannot go on, by their index."""
+
+    tokens: mx.array
+    errors: dict[int, str]
+
+
 class TokenMasks:
     """Computes what all rows of a batch may say next: ``start`` on a thread of its own, ``result`` waits for it."""
 
@@ -142,20 +152,26 @@ class TokenMasks:
         self._vocab_size = vocab_size
         self._executor = LLExecutor()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="token-masks")
-        self._future: Future[_Bits] | None = None
+        self._future: Future[tuple[_Bits, dict[int, str]]] | None = None
 
-    def start(self, rows: Sequence[Constraint | None]) -> None:
-        """None: a row that may say anything."""
-        self._future = self._thread.submit(self._compute, list(rows))
+    def start(self, rows: Sequence[Constraint | None], said: Sequence[int | None]) -> None:
+        """``said`` are the tokens that rows have said since they were asked last, if any. None: a row that may say
+        anything."""
+        self._future = self._thread.submit(self._compute, list(rows), list(said))
 
-    def result(self) -> mx.array:
-        """Bool [rows, vocabulary]."""
+    def result(self) -> Allowed:
         assert self._future is not None, "result() before start()"
-        words = mx.array(self._future.result())
-        bits = (words[:, :, None] >> mx.arange(32, dtype=mx.int32)) & 1
-        return bits.reshape(words.shape[0], -1)[:, : self._vocab_size].astype(mx.bool_)
+        bits, errors = self._future.result()
+        words = mx.array(bits)
+        spread = (words[:, :, None] >> mx.arange(32, dtype=mx.int32)) & 1
+        tokens = spread.reshape(words.shape[0], -1)[:, : self._vocab_size].astype(mx.bool_)
+        return Allowed(tokens, errors)
 
-    def _compute(self, rows: list[Constraint | None]) -> _Bits:
+    def _compute(self, rows: list[Constraint | None], said: list[int | None]) -> tuple[_Bits, dict[int, str]]:
+        errors = {}
+        for index, (row, token_id) in enumerate(zip(rows, said, strict=True)):
+            if row is not None and token_id is not None and (error := row.advance(token_id)):
+                errors[index] = error
         bits: _Bits = allocate_token_bitmask(len(rows), self._vocab_size)
         matchers = [(row.matcher, index) for index, row in enumerate(rows) if row is not None and row.matcher]
         if matchers:
@@ -163,4 +179,4 @@ class TokenMasks:
         for index, row in enumerate(rows):
             if row is not None:
                 row.restrict(bits[index])
-        return bits
+        return bits, errors

@@ -1,140 +1,421 @@
-"""The models that this server has loaded, by the names that requests use."""
+"""The models that this server has loaded, by the names that requests use.
+
+Invariants:
+- Loads are one at a time and shared by all who wait: an engine that makes room has ended before the next one starts.
+- An engine is not stopped while a request runs on it, except when the server stops.
+- All state changes happen on the event loop, between two awaits.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from quince.config import ServeConfig
-from quince.engine.client import EngineClient, EngineLimits, EngineState
+from quince.engine.client import EngineClient, EngineState
 from quince.engine.ipc import SocketDirectory
-from quince.engine.messages import EngineConfig
-from quince.errors import ModelNotFound, UsageError
-from quince.models import demo
-from quince.text import reasoning_parsers, tool_parsers
-from quince.text.chat import ChatPrompter
-from quince.text.generation import SamplingDefaults, TextGenerator
-from quince.text.tokenizer import Tokenizer, read_json
+from quince.engine.supervisor import ENGINE_COMMAND
+from quince.errors import (
+    EngineUnavailable,
+    InsufficientMemory,
+    InvalidRequest,
+    ModelLoadError,
+    ModelNotFound,
+    QueueFull,
+    QueueTimeout,
+    QuinceError,
+    RepositoryNotFound,
+)
+from quince.models import memory
+from quince.models.loaded import LoadedModel, make_engine, make_model
+from quince.models.memory import gigabytes
+from quince.models.model_type import ModelType
+from quince.models.registry import ModelRegistry
+from quince.models.slot import ModelState, ModelStatus, Slot
+from quince.models.store import ModelStore, StoredModel
 
-DEFAULT_NAMES = ("default", "model")
+if TYPE_CHECKING:
+    from quince.models.downloads import Downloads
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with its engine; ``created`` is a Unix time in seconds."""
-
-    name: str
-    path: Path
-    engine: EngineClient
-    generator: TextGenerator
-    created: int
+# What chat and completions can be asked of; the engine reads a vision model's text side.
+GENERATING = (ModelType.LLM, ModelType.VLM)
+LOAD_TIMEOUT = 1800.0  # a hung load would keep every other model out
+HOUSEKEEPING = 0.25  # seconds between two looks at idle models
 
 
 class ModelManager:
-    """Starts the server's model and finds it for requests. Lifecycle: start, acquire ..., stop."""
+    """Loads models on use and finds them for requests. Lifecycle: start, acquire ..., stop."""
 
-    def __init__(self, config: ServeConfig) -> None:
-        """Raises UsageError if ``config.model`` names nothing that is there."""
+    def __init__(self, config: ServeConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> None:
+        """Raises UsageError if ``config.model`` or ``config.preload`` names nothing that is there."""
         self._config = config
-        self._name, self._path = locate(config.model)
+        self._engine_command = engine_command
+        self.store = ModelStore(config.home)
+        self.registry = ModelRegistry(config, self.store)
+        self._preload = [self.registry.resolve(name) for name in config.preload]
+        self._budget = memory.default_budget() if config.memory_budget is None else config.memory_budget
+        self._slots: dict[str, Slot] = {}
         self._sockets: SocketDirectory | None = None
-        self._engine: EngineClient | None = None
-        self._model: LoadedModel | None = None
+        self._load_lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._preloading: set[str] = set()
+        self._downloads: Downloads | None = None
+        self._engines = 0
+        self._started = False
+        self._stopped = False
+
+    # Lifecycle
 
     async def start(self) -> None:
-        """Begin loading; returns before the engine is ready. Raises ModelLoadError for an unusable tokenizer."""
+        """Begin loading; returns before the engines are ready. Raises ModelLoadError for an unusable tokenizer."""
         self._sockets = SocketDirectory()
-        engine = EngineClient(self._engine_config(), self._engine_limits(), self._sockets)
-        engine.start()
-        self._engine = engine
-        # Importing and reading the tokenizer takes as long as loading a small model: side by side.
-        tokenizer = await asyncio.to_thread(Tokenizer, self._path)
-        generator = TextGenerator(engine, tokenizer, self._prompter(tokenizer), self._sampling_defaults())
-        self._model = LoadedModel(self._name, self._path, engine, generator, int(time.time()))
+        if self.registry.only is not None:
+            await self._start_only(self._slot(self.registry.only))
+        else:
+            self._spawn(self._housekeep())
+            for stored in self._preload:
+                self._preloading.add(stored.name)
+                self._spawn(self._preload_one(stored))
+        self._started = True
 
     async def stop(self) -> None:
-        """Also after a ``start`` that failed, and again."""
-        if self._engine is not None:
-            await self._engine.stop()
+        """End every engine and what still runs on it. Also after a ``start`` that failed, and again."""
+        self._stopped = True
+        if self._downloads is not None:
+            self._downloads.stop()
+        self._notify()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(slot.engine.stop() for slot in self._slots.values() if slot.engine is not None))
         if self._sockets is not None:
             self._sockets.close()
 
-    def acquire(self, name: str | None) -> LoadedModel:
-        """The model that ``name`` means; absent, 'default' and 'model' mean the server's own. Raises ModelNotFound."""
-        model = self._model
-        assert model is not None, "acquire() before start()"
-        known = (model.name, str(model.path), self._config.model, *DEFAULT_NAMES)
-        if name is None or name in known or self._config.any_model_name:
-            return model
-        raise ModelNotFound(
-            f"The model '{name}' does not exist on this server. It serves: {model.name}.", param="model"
-        )
+    async def _start_only(self, slot: Slot) -> None:
+        """The single-model server's promise: the engine is there from the start, and kept by its client."""
+        slot.state = ModelState.READY
+        slot.engine = self._make_engine(slot)
+        slot.engine.start()
+        # Importing and reading the tokenizer takes as long as loading a small model: side by side.
+        slot.model = await asyncio.to_thread(make_model, slot.stored, self._config, slot.engine)
+
+    async def _preload_one(self, stored: StoredModel) -> None:
+        try:
+            await self._ready(self._slot(stored))
+        except QuinceError as error:
+            logger.error("%s cannot be preloaded: %s", stored.name, error)
+        finally:
+            self._preloading.discard(stored.name)
+
+    # What the routes use
+
+    @contextlib.asynccontextmanager
+    async def acquire(
+        self, name: str | None, *, types: Sequence[ModelType] = GENERATING, keep_alive: float | None = None
+    ) -> AsyncIterator[LoadedModel]:
+        """The model that ``name`` means, loaded, and kept loaded until the block ends.
+
+        ``keep_alive`` (seconds, infinite for ever) takes the place of the idle time until another request says
+        otherwise. Raises ModelNotFound, InvalidRequest for a model that is for something else, and what loading raises.
+        """
+        slot = await self._find(name)
+        _check_type(slot.stored, types)
+        model = await self._ready(slot)
+        slot.running += 1
+        if keep_alive is not None:
+            slot.keep_alive = keep_alive
+        try:
+            yield model
+        finally:
+            slot.running -= 1
+            slot.last_used = time.monotonic()
+            self._notify()
+            self._unload_if_due(slot)
+
+    async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
+        """Have it loaded, trying at once what has failed before."""
+        slot = await self._find(name)
+        slot.retry_at = 0.0
+        await self._ready(slot)
+        if keep_alive is not None:
+            slot.keep_alive = keep_alive
+        return self._status(slot.stored)
+
+    async def unload(self, name: str | None) -> ModelStatus:
+        """Begin to unload it: at once if nothing runs on it, else (state draining) when its requests have ended."""
+        slot = await self._find(name)
+        if slot.pinned:
+            raise InvalidRequest(f"'{slot.stored.name}' is this server's only model: it is kept until the server stops")
+        if slot.loading is not None:
+            await asyncio.wait([slot.loading])
+        if slot.state is ModelState.FAILED:
+            slot.state = ModelState.UNLOADED
+        if slot.state is ModelState.READY:
+            self._begin_drain(slot)
+        if slot.draining is not None and not slot.running:
+            await asyncio.wait([slot.draining])
+        return self._status(slot.stored)
+
+    @property
+    def downloads(self) -> Downloads:
+        """The server's pulls. Its imports take long, and most servers never pull."""
+        if self._downloads is None:
+            from quince.models.downloads import Downloads
+
+            self._downloads = Downloads(self.store)
+        return self._downloads
 
     @property
     def models(self) -> list[LoadedModel]:
-        return [] if self._model is None else [self._model]
+        """Those that are loaded; the only model of a server also while its engine starts."""
+        return [slot.model for slot in self._slots.values() if slot.model is not None]
+
+    async def statuses(self) -> list[ModelStatus]:
+        """Every served model, the server's first model first."""
+        return [self._status(stored) for stored in await asyncio.to_thread(self.registry.models)]
+
+    async def status(self, name: str | None) -> ModelStatus:
+        """One of them. Raises ModelNotFound."""
+        return self._status(await self._resolve(name))
 
     def health(self) -> tuple[bool, str]:
-        """Whether requests can be served, and the state in words."""
-        if self._model is None:
+        """Whether requests can be served, and the state in words. Models that are loaded on use have no say in it."""
+        if self.registry.only is None or self._stopped:
+            up = self._started and not self._preloading and not self._stopped
+            return up, "the server is shutting down" if self._stopped else "ready" if up else "loading"
+        slot = self._slots.get(str(self.registry.only.path))
+        if slot is None or slot.engine is None or slot.model is None:
             return False, "loading"
-        engine = self._model.engine
-        return engine.state is EngineState.READY, engine.reason
+        return slot.engine.state is EngineState.READY, slot.engine.reason
 
-    def _engine_config(self) -> EngineConfig:
-        return EngineConfig(
-            address="engine",
-            model_path=str(self._path),
-            max_running_requests=self._config.max_running_requests,
-            prefill_chunk_size=self._config.prefill_chunk_size,
-            max_model_len=self._config.ctx_size,
+    # Finding
+
+    async def _find(self, name: str | None) -> Slot:
+        try:
+            return self._slot(await self._resolve(name))
+        except ModelNotFound:
+            if not self._config.auto_download or self.registry.only is not None:
+                raise
+            return self._slot(await self._download(name))
+
+    async def _resolve(self, name: str | None) -> StoredModel:
+        recalled = self.registry.recall(name)
+        return await asyncio.to_thread(self.registry.resolve, name) if recalled is None else recalled
+
+    async def _download(self, name: str | None) -> StoredModel:
+        """What a hub id, or an alias of one, names. Raises ModelNotFound, what a pull raises, and QueueTimeout."""
+        repo_id = self.store.resolve_alias(name or "")
+        if repo_id.count("/") != 1:
+            raise ModelNotFound(
+                f"The model '{name}' does not exist here, and is no hub id (owner/name).", param="model"
+            )
+        try:
+            async with asyncio.timeout(self._config.queue_timeout):
+                return await self.downloads.wait_for(repo_id)
+        except TimeoutError:
+            raise QueueTimeout(f"'{repo_id}' is still being downloaded; try again later", retry_after=30) from None
+        except RepositoryNotFound as error:
+            raise ModelNotFound(f"The model '{name}' does not exist: {error.message}.", param="model") from None
+
+    def _slot(self, stored: StoredModel) -> Slot:
+        """Its slot, which is made on first sight. What has been installed anew under the name takes its place."""
+        key = str(stored.path)
+        slot = self._slots.get(key)
+        if slot is None:
+            only = self.registry.only
+            slot = self._slots[key] = Slot(stored, pinned=only is not None and only.path == stored.path)
+        elif slot.stored.manifest.installed_at != stored.manifest.installed_at and not slot.pinned:
+            slot.stored, slot.retry_at = stored, 0.0
+            if slot.state is ModelState.READY:
+                self._begin_drain(slot)
+        return slot
+
+    # Loading
+
+    async def _ready(self, slot: Slot) -> LoadedModel:
+        """The loaded model, waiting through a load that others may share. The caller takes it before its next await."""
+        if slot.waiting >= self._config.max_running_requests + self._config.queue_size:
+            raise QueueFull(f"too many requests wait for '{slot.stored.name}' to be loaded", retry_after=5)
+        deadline = time.monotonic() + self._config.queue_timeout
+        slot.waiting += 1
+        try:
+            while slot.model is None or slot.state is not ModelState.READY:
+                if self._stopped:
+                    raise EngineUnavailable("the server is shutting down", retry_after=2)
+                if slot.state is ModelState.FAILED and time.monotonic() < slot.retry_at:
+                    raise slot.failure()
+                if slot.loading is None:
+                    slot.loading = self._spawn(self._load(slot))
+                await asyncio.wait([slot.loading], timeout=max(0.0, deadline - time.monotonic()))
+                if time.monotonic() >= deadline:
+                    waited = f"{self._config.queue_timeout:g}"
+                    raise QueueTimeout(f"the request waited {waited} s for '{slot.stored.name}' to be loaded")
+            return slot.model
+        finally:
+            slot.waiting -= 1
+            self._notify()
+
+    async def _load(self, slot: Slot) -> None:
+        try:
+            async with self._load_lock:
+                if slot.draining is not None:
+                    await asyncio.wait([slot.draining])
+                slot.state = ModelState.LOADING
+                await self._make_room(slot)
+                await self._start_engine(slot)
+        except QuinceError as error:
+            logger.error("%s: %s", slot.stored.name, error)
+            slot.fail(error)
+        except Exception as error:  # the boundary of a task: nobody may be left waiting
+            logger.exception("%s cannot be loaded", slot.stored.name)
+            slot.fail(ModelLoadError(_cannot_be_loaded(slot.stored, str(error))))
+        finally:
+            slot.loading = None
+            self._notify()
+
+    async def _make_room(self, slot: Slot) -> None:
+        """Unload the least recently used until ``slot`` fits. Raises InsufficientMemory if it cannot."""
+        most = self._config.max_loaded_models
+        while True:
+            others = [other for other in self._slots.values() if other is not slot and other.engine is not None]
+            free = self._budget - sum(other.memory for other in others)
+            if slot.estimate <= free and (most is None or len(others) < most):
+                return
+            if slot.estimate > self._budget:
+                raise InsufficientMemory(
+                    f"'{slot.stored.name}' needs about {gigabytes(slot.estimate)} of memory, "
+                    f"and models may take {gigabytes(self._budget)} here (--memory-budget)"
+                )
+            await self._evict(others)
+
+    async def _evict(self, others: list[Slot]) -> None:
+        """One engine fewer: the least recently used, an idle one before a busy one. Or wait until one can be chosen."""
+        going = [other.draining for other in others if other.draining is not None]
+        ready = [other for other in others if other.state is ModelState.READY and not other.waiting]
+        if not going and ready:
+            victim = min(ready, key=lambda other: (other.running > 0, other.last_used))
+            logger.info("unloading %s to make room", victim.stored.name)
+            going = [self._begin_drain(victim)]
+        changed = asyncio.ensure_future(self._changed.wait())
+        await asyncio.wait([*going, changed], return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+
+    async def _start_engine(self, slot: Slot) -> None:
+        """Raises ModelLoadError; then no engine is left."""
+        started = time.monotonic()
+        slot.engine = engine = self._make_engine(slot)
+        engine.start()
+        try:
+            model = await asyncio.to_thread(make_model, slot.stored, self._config, engine)
+            while engine.state is EngineState.LOADING and time.monotonic() - started < LOAD_TIMEOUT:
+                with contextlib.suppress(EngineUnavailable):  # what became of it, its state says
+                    await engine.wait_ready()
+            if engine.state is not EngineState.READY:
+                raise ModelLoadError(_cannot_be_loaded(slot.stored, engine.reason))
+        except BaseException:
+            await engine.stop()
+            slot.engine = None
+            raise
+        slot.model, slot.error, slot.keep_alive = model, None, None
+        slot.state, slot.last_used = ModelState.READY, time.monotonic()
+        logger.info("loaded %s in %.1f s", slot.stored.name, slot.last_used - started)
+
+    def _make_engine(self, slot: Slot) -> EngineClient:
+        assert self._sockets is not None, "start() comes first"
+        self._engines += 1
+        address = f"engine-{self._engines}"
+        return make_engine(slot.stored, self._config, self._sockets, address, self._engine_command)
+
+    # Unloading
+
+    def _begin_drain(self, slot: Slot) -> asyncio.Task[None]:
+        slot.state = ModelState.DRAINING
+        slot.draining = self._spawn(self._drain(slot))
+        return slot.draining
+
+    async def _drain(self, slot: Slot) -> None:
+        while slot.running:
+            await self._changed.wait()
+        if slot.engine is not None:
+            await slot.engine.stop()
+        slot.engine = slot.model = slot.draining = None
+        slot.state = ModelState.UNLOADED
+        logger.info("unloaded %s", slot.stored.name)
+        self._notify()
+
+    async def _housekeep(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            for slot in list(self._slots.values()):
+                await self._give_up_if_lost(slot)
+                self._unload_if_due(slot)
+
+    def _unload_if_due(self, slot: Slot) -> None:
+        """Once its time is over, or its files are gone."""
+        if slot.state is not ModelState.READY or slot.pinned or not slot.idle:
+            return
+        if time.monotonic() >= slot.expires_at(self._config.idle_ttl) or not os.path.exists(slot.stored.path):
+            self._begin_drain(slot)
+
+    async def _give_up_if_lost(self, slot: Slot) -> None:
+        """A model that died and cannot be loaded any more is not restarted for ever."""
+        engine = slot.engine
+        lost = engine is not None and slot.shown_state is ModelState.FAILED and slot.state is ModelState.READY
+        if engine is None or not lost or slot.pinned or slot.running:
+            return
+        slot.fail(ModelLoadError(_cannot_be_loaded(slot.stored, engine.reason)))
+        slot.engine = slot.model = None
+        await engine.stop()
+        self._notify()
+
+    # Small things
+
+    def _status(self, stored: StoredModel) -> ModelStatus:
+        slot = self._slots.get(str(stored.path)) or Slot(stored)
+        ready = slot.engine.ready if slot.engine else None
+        own = stored.manifest.description.context
+        context = ready.max_model_len if ready else self._config.ctx_size or own
+        error = slot.error.message if slot.state is ModelState.FAILED and slot.error else None
+        return ModelStatus(
+            stored=stored,
+            state=slot.shown_state,
+            error=error,
+            context=context,
+            memory=slot.memory,
+            running=slot.running,
+            expires_in=slot.expires_at(self._config.idle_ttl) - time.monotonic(),
+            on_gpu=ready is not None and "gpu" in ready.device,
         )
 
-    def _engine_limits(self) -> EngineLimits:
-        return EngineLimits(
-            max_running_requests=self._config.max_running_requests,
-            queue_size=self._config.queue_size,
-            queue_timeout=self._config.queue_timeout,
-            engine_timeout=self._config.engine_timeout,
-        )
+    def _notify(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def _prompter(self, tokenizer: Tokenizer) -> ChatPrompter:
-        """Chats in the formats that the settings name, or else those that the model's template is written for."""
-        template, config = tokenizer.chat_template or "", self._config
-        special = tokenizer.special_tokens
-        reasoning = reasoning_parsers.detect(template, special)
-        tools = tool_parsers.detect(template, special)
-        if config.reasoning_parser is not None:
-            reasoning = None if config.reasoning_parser == "none" else reasoning_parsers.get(config.reasoning_parser)
-        if config.tool_parser is not None:
-            tools = None if config.tool_parser == "none" else tool_parsers.get(config.tool_parser)
-        return ChatPrompter(tokenizer, reasoning, tools)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def _sampling_defaults(self) -> SamplingDefaults:
-        """The server's own settings, then the model's generation_config.json, then OpenAI's defaults."""
-        written = read_json(self._path / "generation_config.json")
-        own = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
-        base = SamplingDefaults()
-        temperature = own.get("temperature", base.temperature) if own.get("do_sample", True) else 0.0
-        return SamplingDefaults(
-            max_tokens=self._config.max_tokens,
-            temperature=temperature if self._config.temperature is None else self._config.temperature,
-            top_p=own.get("top_p", base.top_p) if self._config.top_p is None else self._config.top_p,
-            top_k=int(own.get("top_k", base.top_k)),
-            min_p=own.get("min_p", base.min_p),
-            repetition_penalty=own.get("repetition_penalty", base.repetition_penalty),
+
+def _check_type(stored: StoredModel, types: Sequence[ModelType]) -> None:
+    if stored.type not in types:
+        raise InvalidRequest(
+            f"'{stored.name}' is of type {stored.type.value}: it cannot be asked for this, "
+            f"which models of type {' or '.join(type.value for type in types)} can",
+            param="model",
         )
 
 
-def locate(model: str | None) -> tuple[str, Path]:
-    """The served name and the directory of what the command line calls ``model`` (None: the demo chat model)."""
-    name = demo.CHAT if model is None else model
-    embedded = demo.path(name)
-    if embedded is not None:
-        return name, embedded
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        raise UsageError(f"there is no model '{name}': give a model's directory, or none for the demo model")
-    return path.resolve().name, path.resolve()
+def _cannot_be_loaded(stored: StoredModel, reason: str) -> str:
+    return f"'{stored.name}' cannot be loaded: {reason.removeprefix(f'{stored.path.name}: ')}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +14,7 @@ from fastapi import Depends, Request
 from starlette.responses import Response
 
 from quince.config import ServeConfig
+from quince.models.loaded import LoadedModel
 from quince.models.manager import ModelManager
 from quince.server.sse import wait_disconnect
 
@@ -27,13 +29,26 @@ class ServerState:
     manager: ModelManager
 
 
-def server_state(request: Request) -> ServerState:
+@dataclass(frozen=True)
+class RequestState(ServerState):
+    """The server's state as one request sees it: what it acquires is its own until its answer has been sent."""
+
+    leases: AsyncExitStack
+
+    async def acquire(self, name: str | None, **options: Any) -> LoadedModel:
+        """As ModelManager.acquire."""
+        return await self.leases.enter_async_context(self.manager.acquire(name, **options))
+
+
+async def request_state(request: Request) -> AsyncIterator[RequestState]:
+    """FastAPI ends it when the answer has been sent, or its client has left."""
     state = request.app.state.server
     assert isinstance(state, ServerState)
-    return state
+    async with AsyncExitStack() as leases:
+        yield RequestState(state.config, state.manager, leases)
 
 
-State = Annotated[ServerState, Depends(server_state)]
+State = Annotated[RequestState, Depends(request_state)]
 
 
 def new_id(prefix: str) -> str:

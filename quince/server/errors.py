@@ -13,12 +13,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quince.errors import InvalidApiKey, InvalidRequest, QuinceError
-from quince.server.protocol import openai
+from quince.server.protocol import ollama, openai
 
 logger = logging.getLogger(__name__)
 
 # How errors are written, by the beginning of the path. The first that fits: narrower ones go before "".
-DIALECTS: tuple[tuple[str, Callable[[QuinceError], bytes]], ...] = (("", openai.encode_error),)
+DIALECTS: tuple[tuple[str, Callable[[QuinceError], bytes]], ...] = (
+    ("/api/", ollama.encode_error),
+    ("", openai.encode_error),
+)
 
 
 class ErrorAnswers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quince.engine.messages import FinishReason, Output, TokenLogprobs
@@ -18,7 +18,7 @@ from quince.text.events import (
     ToolCallStart,
     Usage,
 )
-from quince.text.parser import Parser
+from quince.text.parser import Parser, new_call_id
 from quince.text.stop import StopStrings
 from quince.text.tokenizer import Tokenizer
 
@@ -32,13 +32,15 @@ _REASONS = {
 @dataclass(frozen=True, kw_only=True)
 class AnswerRules:
     """How an answer's tokens are read. ``parser`` None: all of it is text. ``visible_token_ids``: special tokens that
-    the parser wants to see; ``max_calls``: the answer ends before it makes more tool calls."""
+    the parser wants to see; ``max_calls``: the answer ends before it makes more tool calls; ``new_call_id``: makes the
+    id of a call from its name and index."""
 
     stop_token_ids: Sequence[int]
     stop: Sequence[str] = ()
     parser: Parser | None = None
     visible_token_ids: frozenset[int] = frozenset()
     max_calls: int | None = None
+    new_call_id: Callable[[str, int], str] = new_call_id
 
 
 class Answer:
@@ -111,6 +113,9 @@ class Answer:
                 if self._calls == self._rules.max_calls:
                     return StopReason.TOOL_CALLS
                 self._calls += 1
+                delta = ToolCallStart(
+                    delta.index, delta.name, delta.id or self._rules.new_call_id(delta.name, delta.index)
+                )
             self._last = delta
             if isinstance(delta, TextDelta):
                 self._show(self._stop.push(delta.text), len(delta.text))

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from quince.errors import InvalidRequest
 from quince.sampling import ThinkingBudget
 from quince.text import chat_template
-from quince.text.output_format import OutputFormat, json_schema
-from quince.text.parser import Parser
+from quince.text.output_format import OutputFormat, compile_error, json_schema
+from quince.text.parser import Parser, new_call_id
 from quince.text.reasoning_parsers import ReasoningFormat
 from quince.text.tokenizer import Tokenizer
-from quince.text.tool_parsers import Tool, ToolFormat, chain
+from quince.text.tool_parsers import Grammar, Tool, ToolFormat, chain
 
 Message = dict[str, Any]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -75,6 +75,7 @@ class Prompt:
     make_parser: Callable[[], Parser | None] = lambda: None
     visible_token_ids: frozenset[int] = frozenset()
     max_calls: int | None = None
+    new_call_id: Callable[[str, int], str] = new_call_id
 
 
 class ChatPrompter:
@@ -105,6 +106,7 @@ class ChatPrompter:
             make_parser=lambda: self._parser(tools, opened=opened),
             visible_token_ids=self._visible_token_ids(tools),
             max_calls=None if tools is None or tools.parallel else 1,
+            new_call_id=new_call_id if self._tools is None else self._tools.new_id,
         )
 
     # Reading the answer
@@ -171,22 +173,48 @@ class ChatPrompter:
     def _grammar(
         self, tools: ToolChoice | None, output_format: OutputFormat | None, *, opened: bool | None
     ) -> str | None:
-        """Thinking (which the prompt may have opened; None: there is none), then calls, or text in the format that is
-        asked for, or either."""
+        """Thinking (which the prompt may have opened; None: there is none), then text in the format that is asked for,
+        or calls, or text and perhaps calls. None where nothing is to be held to."""
         forced = tools is not None and tools.forced
-        if output_format is None and not forced:
+        strict = tools is not None and any(tool.strict for tool in tools.tools)
+        if output_format is None and not forced and not strict:
             return None
-        rules, branches = [], []
-        if output_format is not None and not forced:
-            rules.append(f"formatted: {output_format.expression}\n")
-            branches.append(self._after_thinking("formatted", rules, opened=opened, content=True))
+        rules: list[str] = []
+        branches: list[str] = []
+        if not forced:
+            text = "/(?s:.*)/" if output_format is None else output_format.expression
+            rules.append(f"answer: {text}\n")
+            branches.append(self._after_thinking("answer", rules, opened=opened, content=True))
         if tools is not None and self._tools is not None:
-            calls = self._tools.grammar(
-                tools.callable, parallel=tools.parallel, special_tokens=self._tokenizer.special_tokens
-            )
+            calls = self._calls_grammar(tools, free_text=not forced and output_format is None)
             rules.append(calls.rules)
             branches.append(self._after_thinking(calls.start, rules, opened=opened, content=False))
-        return f"start: {' | '.join(branches)}\n" + "".join(rules)
+            if not forced and output_format is None and self._text_before_calls(opened=opened):
+                branches.append(f"{branches[0]} {calls.start}")
+        grammar = f"start: {' | '.join(branches)}\n" + "".join(rules)
+        if problem := compile_error(grammar):
+            raise InvalidRequest(f"tools: the model's call format cannot be held to them: {problem}", param="tools")
+        return grammar
+
+    def _calls_grammar(self, tools: ToolChoice, *, free_text: bool) -> Grammar:
+        assert self._tools is not None
+        calls = self._tools.grammar(
+            tools.callable, parallel=tools.parallel, special_tokens=self._tokenizer.special_tokens
+        )
+        if free_text and "<[" not in calls.rules:
+            raise InvalidRequest(
+                "tools: 'strict' needs tool_choice 'required' or a named function with this model: "
+                "its calls begin with nothing that text could not spell",
+                param="tools",
+            )
+        return calls
+
+    def _text_before_calls(self, *, opened: bool | None) -> bool:
+        """Whether this model writes text and calls into one message."""
+        if self._reasoning is None or opened is None:
+            return True
+        text, call = (self._reasoning.grammar(opened, content=content) for content in (True, False))
+        return text == call
 
     def _after_thinking(self, rule: str, rules: list[str], *, opened: bool | None, content: bool) -> str:
         if self._reasoning is None or opened is None:

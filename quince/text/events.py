@@ -59,8 +59,8 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """The model calls a function. ``index`` counts the answer's calls from 0; ``id`` is None unless the model wrote
-    one that its template wants to see again."""
+    """The model calls a function. ``index`` counts the answer's calls from 0. A parser leaves ``id`` None unless the
+    model wrote one that its template wants to see again; an answer's calls all have one."""
 
     index: int
     name: str

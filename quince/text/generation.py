@@ -151,6 +151,7 @@ class TextGenerator:
             parser=prompt.make_parser(),
             visible_token_ids=prompt.visible_token_ids,
             max_calls=prompt.max_calls,
+            new_call_id=prompt.new_call_id,
         )
         answer = Answer(self._tokenizer, rules, len(prompt.token_ids))
         async with aclosing(self._engine.generate(request_id, prompt.token_ids, sampling)) as batches:

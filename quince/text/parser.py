@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Protocol
 
 from quince.text.events import Delta
@@ -20,3 +21,8 @@ class Parser(Protocol):
     def flush(self) -> list[Delta]:
         """The answer is over: whatever was held back."""
         ...
+
+
+def new_call_id(name: str, index: int) -> str:
+    """The id of a call by its name and number, for models whose templates do not care."""
+    return f"call_{secrets.token_hex(12)}"

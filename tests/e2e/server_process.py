@@ -59,7 +59,8 @@ class ServerProcess:
         # Its own, and short: Unix sockets live in it, and their paths are limited to about a hundred characters.
         self.temporary = Path(tempfile.mkdtemp(prefix="q-"))
         self._share_compiled_kernels()
-        self._env = environment({"TMPDIR": str(self.temporary), **(env or {})})
+        own = {name: str(self.temporary / name.lower()) for name in ("QUINCE_HOME", "HF_HUB_CACHE")}
+        self._env = environment({"TMPDIR": str(self.temporary), **own, **(env or {})})
         self._process: subprocess.Popen[bytes] | None = None
         self._engines: dict[int, psutil.Process] = {}
         self._base_url = ""

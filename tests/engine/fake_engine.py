@@ -1,8 +1,8 @@
 """An engine process without a model: answers each prompt with its own tokens, and misbehaves when the prompt says so.
 
 Run as ``python -m tests.engine.fake_engine``. The first prompt token chooses: 1 answer, 2 die with last words, 3 hang,
-4 never start the request, 5 fail the request, 6 send
-what nobody understands. With the model path "broken" it cannot load.
+4 never start the request, 5 fail the request, 6 send what nobody understands, 7 answer slowly. With the model path
+"broken" it cannot load; a model directory may hold files named broken, dies and slow, which make its load do that.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -51,11 +52,20 @@ def answer(message: AddRequest) -> list[Output]:
     return [Output(name, started=True), *steps]
 
 
+def slow(message: AddRequest | Abort) -> bool:
+    return isinstance(message, AddRequest) and message.prompt_token_ids[0] == 7
+
+
 def main() -> None:
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     threading.Thread(target=watch_parent, daemon=True).start()
+    path = Path(config.model_path)
+    if (path / "dies").exists():
+        print("killed while loading, says the fake", file=sys.stderr, flush=True)
+        os._exit(9)
     with EngineSocket(config.address) as socket:
-        if config.model_path == "broken":
+        time.sleep(0.5 if (path / "slow").exists() else 0)
+        if config.model_path == "broken" or (path / "broken").exists():
             socket.send(LoadFailed("broken: no such model"))
             sys.exit(1)
         socket.send(Ready(model_type="fake", vocab_size=100, max_model_len=50, memory_bytes=0, device="none"))
@@ -72,6 +82,11 @@ def main() -> None:
                     case Abort():
                         outputs = [Output(name, finish_reason=FinishReason.ABORT) for name in message.request_ids]
                         waiting = 0
+                for output in outputs if outputs and slow(message) else []:
+                    socket.send(StepOutput([output], EngineStats(running=1)))
+                    time.sleep(0.05)
+                if slow(message):
+                    outputs = []
                 socket.send(StepOutput(outputs, EngineStats(waiting=waiting)))
 
 

@@ -44,8 +44,8 @@ def compiled(params: SamplingParams) -> Constraint:
 
 def allowed(*rows: Constraint | None) -> list[set[int]]:
     masks = TokenMasks(VOCAB_SIZE)
-    masks.start(rows)
-    return [set(np.flatnonzero(np.array(row)).tolist()) for row in masks.result()]
+    masks.start(rows, [None] * len(rows))
+    return [set(np.flatnonzero(np.array(row)).tolist()) for row in masks.result().tokens]
 
 
 def test_a_mask_is_what_the_grammar_allows() -> None:
@@ -61,6 +61,15 @@ def test_a_mask_is_what_the_grammar_allows() -> None:
 def test_a_token_that_the_grammar_forbids_is_told() -> None:
     constraint = compiled(lark("start: /[0-9]+/"))
     assert constraint.advance(ord("a"))
+
+
+def test_masks_take_what_was_said_and_tell_whose_grammar_forbids_it() -> None:
+    rows = [compiled(lark('start: "ab"')), None, compiled(lark('start: "ab"')), None]
+    masks = TokenMasks(VOCAB_SIZE)
+    masks.start(rows, [ord("a"), ord("z"), ord("z"), None])
+    allowed = masks.result()
+    assert np.flatnonzero(np.array(allowed.tokens[0])).tolist() == [ord("b")]
+    assert list(allowed.errors) == [2]
 
 
 def test_a_constraint_restarts_from_what_was_said() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 CHAT = "quince-demo"
+# In the order in which a server without a model of its own lists them.
+NAMES = (CHAT,)
 
 
 def path(name: str) -> Path | None:
     """The directory of an embedded model, None if there is none of that name."""
     directory = Path(__file__).parent / name
-    return directory if name in (CHAT,) and directory.is_dir() else None
+    return directory if name in NAMES and directory.is_dir() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -47,7 +46,7 @@ Events = AsyncGenerator[tuple[int, Event], None]
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, state: State) -> object:
     """Answer a conversation, at once or streamed."""
     params, messages = body.params(), body.template_messages()
-    model = state.manager.acquire(body.model)
+    model = await state.acquire(body.model)
     request_id = new_id("chatcmpl")
     events = model.generator.chat(request_id, messages, params)
     head = _Head(request_id, body.model or model.name, logprobs=params.logprobs is not None)
@@ -83,10 +82,6 @@ class _Head:
         return sse.event(msgspec.json.encode(chunk))
 
 
-def _call_id(event: ToolCallStart) -> str:
-    return event.id or f"call_{secrets.token_hex(12)}"
-
-
 async def _stream(events: Events, head: _Head, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
     """For each choice the role once, what it says as it comes, and the reason; usage if asked for; the end mark."""
     begun: set[int] = set()
@@ -111,7 +106,7 @@ def _choice(index: int, event: Event, head: _Head) -> ChunkChoice:
         case ReasoningDelta(text):
             return ChunkChoice(Delta(reasoning_content=text), index=index)
         case ToolCallStart(call, name):
-            start = CallDelta(call, CalledFunction(name, ""), _call_id(event), "function")
+            start = CallDelta(call, CalledFunction(name, ""), event.id, "function")
             return ChunkChoice(Delta(tool_calls=[start]), index=index)
         case ToolCallDelta(call, arguments):
             return ChunkChoice(Delta(tool_calls=[CallDelta(call, CalledFunction(arguments=arguments))]), index=index)
@@ -146,7 +141,7 @@ class _Collected:
     def choice(self, index: int, end: Finished, head: _Head) -> ChatChoice:
         text, reasoning = "".join(self.text), "".join(self.reasoning)
         calls = [
-            CallBody(_call_id(start), CalledFunction(start.name, "".join(arguments)))
+            CallBody(start.id or "", CalledFunction(start.name, "".join(arguments)))
             for start, arguments in self.calls
         ]  # fmt: skip
         message = AnswerMessage(

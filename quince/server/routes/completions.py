@@ -25,7 +25,7 @@ Events = AsyncGenerator[tuple[int, Event], None]
 async def create_completion(body: CompletionRequest, request: Request, state: State) -> object:
     """Continue texts, at once or streamed."""
     params, prompts = body.params(), body.prompts
-    model = state.manager.acquire(body.model)
+    model = await state.acquire(body.model)
     request_id = new_id("cmpl")
     events = model.generator.complete(request_id, prompts, params)
     echoes = [model.generator.text_of(prompt) if body.echo else "" for prompt in prompts for _ in range(params.n)]

@@ -23,10 +23,14 @@ class _KimiK3Think(ThinkFormat):
 _KIMI_K3 = _KimiK3Think(
     "kimi_k3",
     (f"{OPEN}think{END}", f"{CLOSE}think{END}"),
+    tokens=(OPEN, CLOSE, END, "<|end_of_msg|>"),
     anywhere=True,
     wrappers=(*RESPONSE, f"{CLOSE}message{END}", "<|end_of_msg|>"),
     answer=RESPONSE[0],
 )
+
+_GEMMA4 = ThinkFormat("gemma4", ("<|channel>thought", "<channel|>"), tokens=("<|channel>", "<channel|>"), anywhere=True)
+_GEMMA4.marks = ("<|channel>", "<channel|>")  # each a token; it has no other channel
 
 _REGISTRY: Registry[ReasoningFormat] = Registry(
     "reasoning",
@@ -34,7 +38,7 @@ _REGISTRY: Registry[ReasoningFormat] = Registry(
         HarmonyChannels(),
         MuseMessages(),
         _KIMI_K3,
-        ThinkFormat("gemma4", ("<|channel>thought", "<channel|>"), anywhere=True),
+        _GEMMA4,
         ThinkFormat("mistral", ("[THINK]", "[/THINK]"), anywhere=True),
         ThinkFormat(
             "cohere",

@@ -38,6 +38,9 @@ class ChannelFormat(ReasoningFormat):
     def opened(self, prompt_tail: str) -> bool:
         return prompt_tail.endswith(MESSAGE) and self.kind(prompt_tail.rpartition(START)[2]) is Kind.REASONING
 
+    def closed(self, prompt_tail: str) -> bool:
+        return prompt_tail.endswith(MESSAGE) and not self.opened(prompt_tail)
+
     def read(self, reader: Reader, opened: bool) -> Reading[None]:
         said: set[Kind] = set()
         if opened:
@@ -53,11 +56,11 @@ class ChannelFormat(ReasoningFormat):
         special token; what is too long for a header, or ends without a message, is text."""
         reader.hold()
         pieces: list[str] = []
-        end = yield from reader.until(Marks(MESSAGE, START, *self.ends), pieces.append)
-        header = mark + "".join(pieces) + MESSAGE
-        if end == MESSAGE and len(header) <= MAX_HEADER:
+        end = yield from reader.until(Marks(MESSAGE, START, *self.ends), pieces.append, MAX_HEADER)
+        header = "".join(pieces)
+        if end == MESSAGE:
             reader.release()
-            return header
+            return mark + header + MESSAGE
         if end or len(header) > MAX_HEADER or mark not in (START, CHANNEL):
             reader.rewind()
             reader.out.text(mark)

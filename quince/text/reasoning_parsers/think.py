@@ -18,9 +18,10 @@ MAX_NEWLINES = 2
 class ThinkFormat(ReasoningFormat):
     """Thinking between two marks.
 
-    ``anywhere``: the marks are special tokens, so that one in the middle of an answer is one too; a mark that is plain
-    text is one only where an answer begins. ``wrappers`` are marks around the rest of the answer that mean nothing to a
-    reader; ``answer`` is the one that opens the answer's text after thinking.
+    ``tokens`` are the special tokens that the marks consist of, if they are not such tokens themselves. ``anywhere``:
+    the marks are special tokens, so that one in the middle of an answer is one too; a mark that is plain text is one
+    only where an answer begins. ``wrappers`` are marks around the rest of the answer that mean nothing to a reader;
+    ``answer`` is the one that opens the answer's text after thinking.
     """
 
     def __init__(
@@ -28,13 +29,14 @@ class ThinkFormat(ReasoningFormat):
         name: str,
         marks: tuple[str, str],
         *,
+        tokens: Sequence[str] = (),
         anywhere: bool = False,
         wrappers: Sequence[str] = (),
         answer: str = "",
     ) -> None:
         self.name = name
         self.marks = marks
-        self.markers = (*marks, *wrappers)
+        self.markers = tuple(tokens) or (*marks, *wrappers)
         self.end_text = f"\n{marks[1]}\n\n" if not anywhere else marks[1] + answer
         self._open, self._close = marks
         self._anywhere = anywhere
@@ -46,6 +48,10 @@ class ThinkFormat(ReasoningFormat):
 
     def opened(self, prompt_tail: str) -> bool:
         return prompt_tail.rstrip().endswith(self._open.rstrip())
+
+    def closed(self, prompt_tail: str) -> bool:
+        tail = prompt_tail.rstrip()
+        return tail.endswith(self._close) or bool(self._answer and tail.endswith(self._answer))
 
     def read(self, reader: Reader, opened: bool) -> Reading[None]:
         if not opened:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from quince.text.events import Delta, TextDelta
-from quince.text.parser import Parser
+from quince.text.parser import Parser, new_call_id
 from quince.text.tool_parsers.grammar import MAX_CALLS, Grammar, Rules
 from quince.text.tool_parsers.scan import Reader, Reading, Scanned
 
@@ -79,7 +78,7 @@ class ToolFormat(ABC):
 
     def new_id(self, name: str, index: int) -> str:
         """An id for a call that came without one, such as the family's template takes back."""
-        return f"call_{secrets.token_hex(12)}"
+        return new_call_id(name, index)
 
 
 class Chain:

@@ -30,9 +30,8 @@ _PEOPLE = frozenset({"user", "assistant", "all"})
 def header(reader: Reader) -> Reading[str | None]:
     """A message's header, ``<|message|>`` behind it consumed; None if there is no message."""
     pieces: list[str] = []
-    mark = yield from reader.until(_HEADER_END, pieces.append)
-    text = "".join(pieces)
-    return text if mark == MESSAGE and len(text) <= MAX_HEADER else None
+    mark = yield from reader.until(_HEADER_END, pieces.append, MAX_HEADER)
+    return "".join(pieces) if mark == MESSAGE else None
 
 
 def recipient(text: str) -> str | None:

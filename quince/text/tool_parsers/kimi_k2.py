@@ -37,8 +37,10 @@ class KimiK2(ToolFormat):
                 return False
             yield from reader.space()
             call_id = yield from reader.run(_ID_TEXT, _MAX_ID)
+            if not call_id:
+                return False
             yield from reader.space()
-            if not call_id or not (yield from reader.literal(_ARGUMENTS)):
+            if not (yield from reader.literal(_ARGUMENTS)):
                 return False
             found = _ID.fullmatch(call_id)
             reader.begin(found[1] if found else call_id, call_id)

@@ -221,13 +221,18 @@ class Reader:
                 return found
             yield
 
-    def until(self, marks: Marks, sink: Sink) -> Reading[str]:
-        """Pass text to ``sink`` up to the first of ``marks``, which is consumed; "" if the answer ends before."""
+    def until(self, marks: Marks, sink: Sink, limit: int | None = None) -> Reading[str]:
+        """Pass text to ``sink`` up to the first of ``marks``, which is consumed; "" if the answer ends before, or if
+        it passed more than ``limit`` characters (how many more depends on the pieces that the text came in)."""
+        passed = 0
         while True:
             end, mark = marks.find(self._text, self._at, self.ended)
             if end > self._at:
                 sink(self._text[self._at : end])
+            passed += end - self._at
             self._at = end + len(mark)
+            if limit is not None and passed > limit:
+                return ""
             if mark or self.ended:
                 return mark
             yield

@@ -64,10 +64,10 @@ def plain(end: str = "") -> Heading:
     def read(reader: Reader) -> Reading[Header | None]:
         yield from reader.space()
         name = yield from reader.run(_PLAIN, MAX_HEADER)
-        yield from reader.space()
-        if not name or (end and not (yield from reader.literal(end))):
+        if not name:
             return None
-        return Header(name)
+        yield from reader.space()
+        return Header(name) if not end or (yield from reader.literal(end)) else None
 
     return read
 
@@ -77,7 +77,7 @@ def attributes(key: str, end: str = ">") -> Heading:
 
     def read(reader: Reader) -> Reading[Header | None]:
         text = yield from reader.run(_HEADER, MAX_HEADER)
-        if not (yield from reader.literal(end)):
+        if not text or not (yield from reader.literal(end)):
             return None
         found = {name: html.unescape(a or b or c) for name, a, b, c in _ATTRIBUTE.findall(text)}
         return Header(found[key], found.get("type")) if found.get(key) else None
@@ -91,7 +91,7 @@ def element(end: str, then: str) -> Heading:
 
     def read(reader: Reader) -> Reading[Header | None]:
         pieces: list[str] = []
-        if not (yield from reader.until(marks, pieces.append)):
+        if not (yield from reader.until(marks, pieces.append, MAX_HEADER)):
             return None
         yield from reader.space()
         name = "".join(pieces).strip()

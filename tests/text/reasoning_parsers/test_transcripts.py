@@ -104,7 +104,12 @@ def test_a_prompt_tells_whether_the_block_is_open() -> None:
     assert get("kimi_k3").opened('<|open|>message role="assistant"<|sep|><|open|>think<|sep|>')
     assert not get("gemma4").opened("<|turn>model\n<|channel>thought\n<channel|>")
     assert not get("harmony").opened("<|start|>assistant")
+    assert not get("harmony").closed("<|start|>assistant")
     assert get("harmony").opened("<|start|>assistant<|channel|>analysis<|message|>")
+    assert get("harmony").closed("<|start|>assistant<|channel|>final<|message|>")
+    assert get("think").closed("<think>\n\n</think>\n\n") and not get("think").closed("<think>\n")
+    assert get("gemma4").closed("<|turn>model\n<|channel>thought\n<channel|>")
+    assert get("kimi_k3").closed('<|open|>message role="assistant"<|sep|><|open|>response<|sep|>')
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:

@@ -100,3 +100,9 @@ def test_long_arguments_take_linear_time(family: str, begin: str, end: str) -> N
 
     seconds(1000)
     assert min(seconds(20_000) for _ in range(2)) < 40 * min(seconds(2_000) for _ in range(3))
+
+
+def test_text_that_begins_like_a_header_is_not_held_back_for_ever() -> None:
+    for family, begin in (("harmony", "<|channel|>"), ("glm47", "<tool_call>"), ("minimax_m2", "<invoke ")):
+        parser = get(family).parser(TOOLS)
+        assert parser.push(begin + "x" * 1000) != []

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from quince.models import demo
-from quince.text.tool_parsers.grammar import Grammar, special_tokens
+from quince.text.tool_parsers.grammar import Grammar
 
 MAX_TOKENS = 1500
 
@@ -33,7 +33,7 @@ class Vocabulary:
         self.tokenizer = Tokenizer.from_str(text)
         self.size = self.tokenizer.get_vocab_size()
         self.eos = self.tokenizer.token_to_id("<|im_end|>")
-        self.special_tokens = special_tokens(self.tokenizer.get_added_tokens_decoder())
+        self.special_tokens = {token["content"]: token["id"] for token in data["added_tokens"]}
         self._checker = llguidance.LLTokenizer(text, eos_token=self.eos)
 
     def walk(self, grammar: Grammar, seed: int, prefix: Grammar | None = None) -> str | None:

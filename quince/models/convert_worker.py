@@ -1,0 +1,42 @@
+"""Converts one model directory to MLX, in a process of its own: run as ``python -m quince.models.convert_worker``.
+
+Standard input carries one Conversion as JSON. The exit code is 0, or 1 with the reason as the last line on stderr.
+This is the only file outside the engine process that imports mlx_lm.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import msgspec
+
+from quince.models.convert import Conversion
+
+
+def main() -> None:
+    conversion = msgspec.json.decode(sys.stdin.buffer.read(), type=Conversion)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the directory; a lookup would be a mistake
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    warnings.simplefilter("ignore")
+    try:
+        _convert(conversion)
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever the model's files make the converter raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(reason, file=sys.stderr)  # noqa: T201 - the parent reads it
+        sys.exit(1)
+
+
+def _convert(conversion: Conversion) -> None:
+    from mlx_lm.convert import convert
+
+    options: dict[str, Any] = {}
+    if conversion.bits is not None:
+        options = {"quantize": True, "q_bits": conversion.bits, "q_group_size": conversion.group_size}
+    convert(conversion.source, conversion.target, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A model with its engine, and how both are made from the server's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quince.config import ServeConfig
+from quince.engine.client import EngineClient, EngineLimits
+from quince.engine.ipc import SocketDirectory
+from quince.engine.messages import EngineConfig
+from quince.engine.supervisor import ENGINE_COMMAND
+from quince.models.store import StoredModel
+from quince.text import reasoning_parsers, tool_parsers
+from quince.text.chat import ChatPrompter
+from quince.text.generation import SamplingDefaults, TextGenerator
+from quince.text.tokenizer import Tokenizer, read_json
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its engine; ``created`` is a Unix time in seconds."""
+
+    name: str
+    path: Path
+    engine: EngineClient
+    generator: TextGenerator
+    created: int
+
+
+def make_engine(
+    stored: StoredModel,
+    config: ServeConfig,
+    sockets: SocketDirectory,
+    address: str,
+    command: Sequence[str] = ENGINE_COMMAND,
+) -> EngineClient:
+    """Not started. ``address`` is a name that no other engine of ``sockets`` has."""
+    engine_config = EngineConfig(
+        address=address,
+        model_path=str(stored.path),
+        max_running_requests=config.max_running_requests,
+        prefill_chunk_size=config.prefill_chunk_size,
+        max_model_len=config.ctx_size,
+    )
+    limits = EngineLimits(
+        max_running_requests=config.max_running_requests,
+        queue_size=config.queue_size,
+        queue_timeout=config.queue_timeout,
+        engine_timeout=config.engine_timeout,
+    )
+    return EngineClient(engine_config, limits, sockets, command)
+
+
+def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:
+    """Reads the tokenizer, for seconds: on a thread. Raises ModelLoadError for an unusable one."""
+    tokenizer = Tokenizer(stored.path)
+    defaults = _sampling_defaults(stored.path, config)
+    generator = TextGenerator(engine, tokenizer, _prompter(tokenizer, config), defaults)
+    return LoadedModel(stored.name, stored.path, engine, generator, int(stored.manifest.installed_at))
+
+
+def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:
+    """Chats in the formats that the settings name, or else those that the model's template is written for."""
+    template, special = tokenizer.chat_template or "", tokenizer.special_tokens
+    reasoning = reasoning_parsers.detect(template, special)
+    tools = tool_parsers.detect(template, special)
+    if config.reasoning_parser is not None:
+        reasoning = None if config.reasoning_parser == "none" else reasoning_parsers.get(config.reasoning_parser)
+    if config.tool_parser is not None:
+        tools = None if config.tool_parser == "none" else tool_parsers.get(config.tool_parser)
+    return ChatPrompter(tokenizer, reasoning, tools)
+
+
+def _sampling_defaults(path: Path, config: ServeConfig) -> SamplingDefaults:
+    """The server's own settings, then the model's generation_config.json, then OpenAI's defaults."""
+    written = read_json(path / "generation_config.json")
+    own = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
+    base = SamplingDefaults()
+    temperature = own.get("temperature", base.temperature) if own.get("do_sample", True) else 0.0
+    return SamplingDefaults(
+        max_tokens=config.max_tokens,
+        temperature=temperature if config.temperature is None else config.temperature,
+        top_p=own.get("top_p", base.top_p) if config.top_p is None else config.top_p,
+        top_k=int(own.get("top_k", base.top_k)),
+        min_p=own.get("min_p", base.min_p),
+        repetition_penalty=own.get("repetition_penalty", base.repetition_penalty),
+    )

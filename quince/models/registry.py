@@ -1,0 +1,103 @@
+"""Which model a request means: the names that this server answers to."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from quince.config import ServeConfig
+from quince.errors import InvalidModel, ModelNotFound, UsageError
+from quince.models import description
+from quince.models.description import Description
+from quince.models.model_type import ModelType
+from quince.models.store import Manifest, ModelStore, Source, StoredModel
+
+DEFAULT_NAMES = ("default", "model")
+MAX_REMEMBERED = 1024
+
+
+class ModelRegistry:
+    """Served names over a store: of one model if the configuration names one, else of every model that there is.
+
+    Any thread may call. Lookups are remembered until the store's directory changes, by whichever process.
+    """
+
+    def __init__(self, config: ServeConfig, store: ModelStore) -> None:
+        """Raises UsageError if ``config.model`` names nothing that is here."""
+        self._store = store
+        self._any_name = config.any_model_name
+        self._remembered: dict[str, StoredModel] = {}
+        self._stamp: tuple[int, ...] = ()
+        self._lock = threading.Lock()
+        self._given = config.model
+        self.only = None if config.model is None else _locate(config, store)
+
+    def models(self) -> list[StoredModel]:
+        """What is served, the server's first model first. Reads the disk."""
+        return [self.only] if self.only else self._store.models()
+
+    def recall(self, name: str | None) -> StoredModel | None:
+        """As ``resolve`` for names that it has found before: for an event loop, since it reads no files."""
+        key = DEFAULT_NAMES[0] if name is None else name
+        with self._lock:
+            if self._stamp != self._store.stamp():
+                return None
+            found = self._remembered.get(key)
+        return found if found is not None and os.path.exists(found.path) else None
+
+    def resolve(self, name: str | None) -> StoredModel:
+        """The model that ``name`` means; absent, 'default' and 'model' mean the first. Raises ModelNotFound."""
+        stamp = self._store.stamp()
+        found = self._only(name, self.only) if self.only else self._any(name)
+        if found is None:
+            raise ModelNotFound(self._not_found(name), param="model")
+        with self._lock:
+            if stamp != self._stamp or len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+                self._stamp = stamp
+            self._remembered[DEFAULT_NAMES[0] if name is None else name] = found
+        return found
+
+    def _only(self, name: str | None, only: StoredModel) -> StoredModel | None:
+        known = (only.name, str(only.path), self._given, only.manifest.source.repo_id, *DEFAULT_NAMES)
+        if name is None or name in known or self._any_name:
+            return only
+        meant = self._store.find(name)
+        return only if meant is not None and meant.path == only.path else None
+
+    def _any(self, name: str | None) -> StoredModel | None:
+        found = None if name is None or name in DEFAULT_NAMES else self._store.find(name)
+        first = name is None or name in DEFAULT_NAMES or self._any_name
+        return self._store.models()[0] if found is None and first else found
+
+    def _not_found(self, name: str | None) -> str:
+        names = [self.only.name] if self.only else [model.name for model in self._store.models()]
+        return f"The model '{name}' does not exist on this server. It serves: {', '.join(names)}."
+
+
+def _locate(config: ServeConfig, store: ModelStore) -> StoredModel:
+    """What the command line calls the model: in the store by any of its names, or a directory."""
+    name = config.model or ""
+    type = ModelType(config.model_type) if config.model_type not in (None, "auto") else None
+    found = None if name.startswith(("/", ".", "~")) else store.find(name)
+    if found is None:
+        path = Path(name).expanduser()
+        if not path.is_dir():
+            raise UsageError(
+                f"there is no model '{name}' here: give a directory or a name that `quince list` shows, "
+                "or pull it with `quince pull`"
+            )
+        found = StoredModel(path.resolve().name, path.resolve(), "directory", _manifest(path.resolve()))
+    return found if type is None else found.with_type(type)
+
+
+def _manifest(path: Path) -> Manifest:
+    """Also of a broken directory: the engine says what is wrong with it, and takes it once it is whole."""
+    try:
+        found = description.describe(path)
+    except InvalidModel:
+        found = Description(
+            type=ModelType.LLM, architecture="unknown", parameters=0, size=0, format="unknown", dtype="unknown"
+        )
+    return Manifest(source=Source(), description=found, installed_at=path.stat().st_mtime)
