@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -128,8 +129,7 @@ class PoolingScheduler:
         if not self._turns:
             return None
         leader = self._turns.popleft()
-        end = next(n for n in range(len(self._waiting), 0, -1) if self._waiting[n - 1].job is leader)
-        taken = self._choose(end - 1)
+        taken = self._choose(self._first_of(leader))
         self._running = [self._waiting[number] for number in taken]
         gone = set(taken)
         self._waiting = [row for number, row in enumerate(self._waiting) if number not in gone]
@@ -166,22 +166,31 @@ class PoolingScheduler:
         failures = [Output(name, finish_reason=FinishReason.ERROR, error=error) for name in failed]
         return [*self._take_outputs(), *failures]
 
-    def _choose(self, longest: int) -> list[int]:
-        """Numbers of the waiting rows that go with number ``longest``: first those as long, then shorter ones."""
-        width = self._waiting[longest].length
-        most = max(1, self._budget.tokens // width)
-        taken, tokens = [longest], width
-        for number in range(bisect.bisect_right(self._waiting, width, key=_length) - 1, -1, -1):
-            if len(taken) == most:
-                break
-            if number == longest:
-                continue
-            length = self._waiting[number].length
-            padding = (len(taken) + 1) * width - tokens - length
-            if padding > max(FREE_PADDING, MAX_PADDING * (tokens + length)):
-                break
-            taken.append(number)
-            tokens += length
+    def _first_of(self, leader: PoolJob) -> int:
+        """The number of the leader's longest waiting row; of several, the oldest."""
+        own = (row.length for row in reversed(self._waiting) if row.job is leader)
+        begin = bisect.bisect_left(self._waiting, next(own), key=_length)
+        return next(number for number in range(begin, len(self._waiting)) if self._waiting[number].job is leader)
+
+    def _choose(self, first: int) -> list[int]:
+        """Numbers of the waiting rows that go with number ``first``: those of nearest length, as many as fit."""
+        length = width = tokens = self._waiting[first].length
+        taken, below, above = [first], first - 1, first + 1
+        while below >= 0 or above < len(self._waiting):
+            shorter = length - self._waiting[below].length if below >= 0 else math.inf
+            longer = self._waiting[above].length - length if above < len(self._waiting) else math.inf
+            number = above if longer <= shorter else below
+            added = self._waiting[number].length
+            padded = (len(taken) + 1) * max(width, added)
+            fits = padded <= self._budget.tokens and _pads_little(padded, tokens + added)
+            if fits:
+                taken.append(number)
+                width, tokens = max(width, added), tokens + added
+            # What is further away on a side fits no better.
+            if number == above:
+                above = above + 1 if fits else len(self._waiting)
+            else:
+                below = below - 1 if fits else -1
         return taken
 
     def _end(self, job: PoolJob) -> None:
@@ -192,6 +201,10 @@ class PoolingScheduler:
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
         return outputs
+
+
+def _pads_little(padded: int, tokens: int) -> bool:
+    return padded - tokens <= max(FREE_PADDING, MAX_PADDING * tokens)
 
 
 def _length(row: PoolRow) -> int:
