@@ -61,7 +61,9 @@ def xlm_roberta(token_ids: Sequence[int], weights: Weights, config: Mapping[str,
     everything = np.ones((count, count), bool)
     for number in range(config["num_hidden_layers"]):
         layer = f"encoder.layer.{number}"
-        q, k, v = (heads(linear(x, weights, f"{layer}.attention.self.{part}"), size) for part in ("query", "key", "value"))
+        q, k, v = (
+            heads(linear(x, weights, f"{layer}.attention.self.{part}"), size) for part in ("query", "key", "value")
+        )
         found = linear(attention(q, k, v, everything), weights, f"{layer}.attention.output.dense")
         x = layer_norm(x + found, weights, f"{layer}.attention.output.LayerNorm", eps)
         found = linear(gelu(linear(x, weights, f"{layer}.intermediate.dense")), weights, f"{layer}.output.dense")

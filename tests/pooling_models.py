@@ -119,5 +119,7 @@ def _tokenizer(kind: str) -> Tokenizer:
             special_tokens=[("<s>", BOS), ("</s>", EOS)],
         )
     if kind == "end":
-        tokenizer.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", END)])
+        tokenizer.post_processor = TemplateProcessing(
+            single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", END)]
+        )
     return tokenizer

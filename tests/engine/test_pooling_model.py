@@ -163,7 +163,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     weights = pooling_models.save("bert", tmp_path)
     del weights["embeddings.LayerNorm.bias"]
     mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
-    with pytest.raises(ModelLoadError, match="embeddings.LayerNorm.bias"):
+    with pytest.raises(ModelLoadError, match=r"embeddings\.LayerNorm\.bias"):
         load(tmp_path, Task.EMBED, max_model_len=None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -28,12 +28,7 @@ class EmbeddingRequest(Wire):
     ``prompt_name``, ``input_type`` (also ``task``) or ``instruction``, at most one."""
 
     model: Name | None = None
-    input: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-        | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
-    )
+    input: Text | Annotated[list[Text], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     truncate: Truncate | None = None
@@ -43,6 +38,15 @@ class EmbeddingRequest(Wire):
     task: Name | None = None
     instruction: Text | None = None
     user: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound_inputs(cls, values: Any) -> Any:
+        """Before the union, whose complaints about each of its branches would hide this one."""
+        given = values.get("input") if isinstance(values, dict) else None
+        if isinstance(given, list) and len(given) > MAX_INPUTS and not isinstance(given[0], int):
+            raise InvalidRequest(f"input: it has {len(given)} texts, and may have {MAX_INPUTS}", param="input")
+        return values
 
     @model_validator(mode="after")
     def _is_one_purpose(self) -> EmbeddingRequest:
