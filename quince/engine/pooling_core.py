@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from quince.engine.messages import EngineStats, Output, PoolRequest
 from quince.engine.pooling_runner import PoolingRunner
-from quince.engine.pooling_scheduler import PoolBatch, PoolingScheduler, TokenBudget
+from quince.engine.pooling_scheduler import Costs, PoolBatch, PoolingScheduler
 
 
 class PoolingCore:
@@ -19,8 +19,8 @@ class PoolingCore:
 
     def __init__(self, runner: PoolingRunner, *, max_batch_tokens: int) -> None:
         self.runner = runner
-        self._budget = TokenBudget(max_batch_tokens)
-        self._scheduler = PoolingScheduler(self._budget)
+        self._costs = Costs(max_batch_tokens)
+        self._scheduler = PoolingScheduler(self._costs)
         self._steps = 0
         self._tokens = 0
 
@@ -56,7 +56,7 @@ class PoolingCore:
     def _run(self, batch: PoolBatch) -> list[bytes]:
         started = time.perf_counter()
         values = self.runner.run(batch)
-        self._budget.observe(batch.padded_tokens, time.perf_counter() - started)
+        self._costs.observe(batch.padded_tokens, time.perf_counter() - started)
         self._steps += 1
         self._tokens += batch.tokens
         return values

@@ -4,7 +4,8 @@ Invariants:
 - Every open request leads a batch in turn: one with thousands of inputs keeps no other waiting for more than the
   batches of those before it.
 - Whoever leads, a batch is filled from the inputs of all requests, those of nearest length first.
-- Padding is bounded: ``rows * longest - tokens`` of a batch is at most MAX_PADDING of its tokens, or FREE_PADDING.
+- Padding is bounded: ``rows * longest - tokens`` of a batch is at most MAX_PADDING of its tokens, or what costs less
+  than another pass on this device.
 - No row of a request is in a batch after ``abort``.
 """
 
@@ -14,17 +15,19 @@ import bisect
 import collections
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quince.engine.messages import FinishReason, Output, Pooled, PoolInput, PoolRequest
 
 MAX_PADDING = 0.1
-# Tokens of padding that cost less than another forward pass.
-FREE_PADDING = 32
+# Tokens of padding that are never worth another pass.
+FREE_PADDING = 16
 # How long a batch may take: aborts and other requests wait for its end.
 BATCH_SECONDS = 0.2
 # However slow the device, a few short inputs share a pass.
 MIN_BATCH_TOKENS = 64
+# How much of what earlier batches said counts beside the latest one.
+KEPT = 0.9
 
 
 @dataclass(eq=False)
@@ -67,30 +70,57 @@ class PoolBatch:
         return len(self.rows) * max(row.length for row in self.rows)
 
 
-@dataclass
-class TokenBudget:
-    """How many padded tokens a batch may have: at most ``max_tokens``, and what takes BATCH_SECONDS, as measured."""
+class Costs:
+    """What batches cost here: ``overhead + tokens * token_seconds``, fitted to those that have run, the latest most.
 
-    max_tokens: int
-    _token_seconds: float = field(default=0.0, init=False)
+    A CPU has next to no overhead; on a GPU a small model's pass costs the same for one text as for dozens.
+    """
 
-    @property
-    def tokens(self) -> int:
-        if not self._token_seconds:
-            return min(self.max_tokens, max(MIN_BATCH_TOKENS, self.max_tokens // 4))
-        return min(self.max_tokens, max(MIN_BATCH_TOKENS, int(BATCH_SECONDS / self._token_seconds)))
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._weight = self._tokens = self._seconds = self._squares = self._products = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """A batch took that long. Half of the estimate is the newest: one slow batch does not last."""
-        measured = seconds / tokens
-        self._token_seconds = (self._token_seconds + measured) / 2 if self._token_seconds else measured
+        """A batch of so many padded tokens took that long."""
+        self._weight = KEPT * self._weight + 1
+        self._tokens = KEPT * self._tokens + tokens
+        self._seconds = KEPT * self._seconds + seconds
+        self._squares = KEPT * self._squares + tokens * tokens
+        self._products = KEPT * self._products + tokens * seconds
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """How many padded tokens a batch may have: what takes BATCH_SECONDS."""
+        if not self._weight:
+            return min(self._max_tokens, max(MIN_BATCH_TOKENS, self._max_tokens // 4))
+        overhead, token_seconds = self._fit()
+        tokens = (BATCH_SECONDS - overhead) / token_seconds
+        return int(min(self._max_tokens, max(MIN_BATCH_TOKENS, tokens)))
+
+    @property
+    def free_padding(self) -> int:
+        """Tokens of padding that cost less than another pass."""
+        if not self._weight:
+            return FREE_PADDING
+        overhead, token_seconds = self._fit()
+        return int(min(self._max_tokens, max(FREE_PADDING, overhead / token_seconds)))
+
+    def _fit(self) -> tuple[float, float]:
+        """Overhead and seconds per token, by least squares; neither is negative, the latter is not 0."""
+        mean_tokens, mean_seconds = self._tokens / self._weight, self._seconds / self._weight
+        variance = self._squares / self._weight - mean_tokens**2
+        if variance < mean_tokens**2 / 100:  # batches of one size say nothing of the overhead
+            return 0.0, mean_seconds / mean_tokens
+        slope = (self._products / self._weight - mean_tokens * mean_seconds) / variance
+        slope = min(max(slope, mean_seconds / mean_tokens / 1000), mean_seconds / mean_tokens)
+        return mean_seconds - slope * mean_tokens, slope
 
 
 class PoolingScheduler:
     """``add``, then ``schedule`` and ``update`` for every batch, in turn."""
 
-    def __init__(self, budget: TokenBudget) -> None:
-        self._budget = budget
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
         self._waiting: list[PoolRow] = []  # by length
         self._turns: collections.deque[PoolJob] = collections.deque()  # those with inputs waiting; the next leads
         self._open: dict[str, PoolJob] = {}
@@ -174,6 +204,7 @@ class PoolingScheduler:
 
     def _choose(self, first: int) -> list[int]:
         """Numbers of the waiting rows that go with number ``first``: those of nearest length, as many as fit."""
+        most, free = self._costs.max_batch_tokens, self._costs.free_padding
         length = width = tokens = self._waiting[first].length
         taken, below, above = [first], first - 1, first + 1
         while below >= 0 or above < len(self._waiting):
@@ -182,7 +213,8 @@ class PoolingScheduler:
             number = above if longer <= shorter else below
             added = self._waiting[number].length
             padded = (len(taken) + 1) * max(width, added)
-            fits = padded <= self._budget.tokens and _pads_little(padded, tokens + added)
+            padding = padded - tokens - added
+            fits = padded <= most and padding <= max(free, MAX_PADDING * (tokens + added))
             if fits:
                 taken.append(number)
                 width, tokens = max(width, added), tokens + added
@@ -201,10 +233,6 @@ class PoolingScheduler:
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
         return outputs
-
-
-def _pads_little(padded: int, tokens: int) -> bool:
-    return padded - tokens <= max(FREE_PADDING, MAX_PADDING * tokens)
 
 
 def _length(row: PoolRow) -> int:

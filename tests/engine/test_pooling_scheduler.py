@@ -11,9 +11,9 @@ from quince.engine.pooling_scheduler import (
     FREE_PADDING,
     MAX_PADDING,
     MIN_BATCH_TOKENS,
+    Costs,
     PoolBatch,
     PoolingScheduler,
-    TokenBudget,
 )
 
 FAST = 1e-9  # seconds per token
@@ -24,9 +24,9 @@ def request(name: str, *lengths: int) -> PoolRequest:
 
 
 def scheduler(max_tokens: int = 1000) -> PoolingScheduler:
-    budget = TokenBudget(max_tokens)
-    budget.observe(1, FAST)
-    return PoolingScheduler(budget)
+    costs = Costs(max_tokens)
+    costs.observe(1, FAST)
+    return PoolingScheduler(costs)
 
 
 def run(made: PoolingScheduler, batch: PoolBatch | None) -> list[Output]:
@@ -116,17 +116,38 @@ def test_a_batch_that_fails_ends_its_requests_only() -> None:
     assert names(made.schedule()) == [("b", 0)]
 
 
-def test_the_budget_is_what_the_device_does_in_its_time() -> None:
-    budget = TokenBudget(4096)
-    assert MIN_BATCH_TOKENS <= budget.tokens < 4096
-    budget.observe(1000, 1.0)
-    assert budget.tokens == int(BATCH_SECONDS * 1000)
-    for _ in range(20):
-        budget.observe(1000, 1e-3)
-    assert budget.tokens == 4096
-    for _ in range(60):
-        budget.observe(1, 10.0)
-    assert budget.tokens == MIN_BATCH_TOKENS
+def test_a_batch_is_what_the_device_does_in_its_time() -> None:
+    costs = Costs(4096)
+    assert MIN_BATCH_TOKENS <= costs.max_batch_tokens < 4096
+    costs.observe(1000, 1.0)
+    assert costs.max_batch_tokens == int(BATCH_SECONDS * 1000)
+    for _ in range(100):
+        costs.observe(1000, 1e-3)
+    assert costs.max_batch_tokens == 4096
+    for _ in range(200):
+        costs.observe(1, 10.0)
+    assert costs.max_batch_tokens == MIN_BATCH_TOKENS
+
+
+def test_padding_is_free_as_far_as_another_pass_would_cost_more() -> None:
+    costs = Costs(4096)
+    assert costs.free_padding == FREE_PADDING
+    for tokens in (10, 500, 60, 200) * 5:
+        costs.observe(tokens, 0.01 + tokens * 1e-4)
+    assert costs.free_padding in (99, 100)
+    assert costs.max_batch_tokens in (1899, 1900)
+    for tokens in (10, 500, 60, 200) * 20:
+        costs.observe(tokens, 0.01)
+    assert costs.free_padding == 4096
+
+
+def test_short_texts_of_all_lengths_share_a_pass_where_passes_are_dear() -> None:
+    costs = Costs(4096)
+    for tokens in (10, 2000) * 5:
+        costs.observe(tokens, 0.01 + tokens * 1e-6)
+    made = PoolingScheduler(costs)
+    made.add(request("a", 5, 90, 17))
+    assert sorted(names(made.schedule())) == [("a", 0), ("a", 1), ("a", 2)]
 
 
 @given(
