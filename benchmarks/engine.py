@@ -28,6 +28,7 @@ from quince.bench.figures import quantile
 
 PHASES = (
     "schedule",
+    "kept",
     "rows",
     "model graph",
     "prefill graph",
@@ -41,6 +42,7 @@ PHASES = (
     TOTAL,
 )
 ENDLESS = 10**6
+PREFIX_CACHE_BYTES = 2**28
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -85,7 +87,7 @@ class Quince:
     name = "Quince"
 
     def __init__(self, path: Path, *, max_running: int, chunk: int) -> None:
-        from quince.engine.core import make_core
+        from quince.engine.core import CoreConfig, make_core
         from quince.engine.messages import StepOutput
         from quince.engine.structured import GrammarCompiler
 
@@ -93,7 +95,9 @@ class Quince:
         self._encode = msgspec.msgpack.Encoder().encode
         self._step_output = StepOutput
         grammars = GrammarCompiler(path / "tokenizer.json", BYTES)
-        self.core = make_core(self.model, BYTES, grammars, max_running_requests=max_running, prefill_chunk_size=chunk)
+        self.core = make_core(
+            self.model, BYTES, grammars, CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES)
+        )
         self._finished = 0
 
     def add(self, prompts: Prompts, max_tokens: int, *, sampled: bool) -> None:
@@ -117,17 +121,20 @@ class Quince:
 
     def instrument(self, phases: Phases) -> None:
         from quince.engine import model_runner
+        from quince.engine.decode_group import DecodeGroup
         from quince.engine.sampler import Sampler
         from quince.engine.scheduler import Scheduler
+        from quince.engine.snapshots import SnapshotStore
 
         runner = model_runner.ModelRunner
         launched = vars(model_runner).get("_Launched", object)
         for owner, name, phase in (
             (Scheduler, "schedule", "schedule"),
             (Scheduler, "update", "update"),
-            (runner, "_free", "rows"),
-            (runner, "_join", "rows"),
-            (runner, "_gather_inputs", "rows"),
+            (runner, "_operate", "kept"),
+            (SnapshotStore, "settle", "kept"),
+            (runner, "_change_rows", "rows"),
+            (DecodeGroup, "_gather_inputs", "rows"),
             (runner, "_prefill", "prefill graph"),
             (runner, "_decode", "decode graph"),
             (Sampler, "sample", "sampling graph"),

@@ -101,13 +101,13 @@ def ensure(name: str, root: Path) -> Path:
 
 def write(shape: Shape, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    _write_tokenizer(shape, path)
+    write_tokenizer(shape, path)
     (path / "config.json").write_text(json.dumps(shape.config, indent=1))
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": shape.config["eos_token_id"]}))
     _write_weights(shape, path)
 
 
-def _write_tokenizer(shape: Shape, path: Path) -> None:
+def write_tokenizer(shape: Shape, path: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

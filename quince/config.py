@@ -86,6 +86,18 @@ class ServeConfig(BaseModel):
     queue_size: int = Field(100, ge=0, description="Requests that may wait; more are answered 429.")
     queue_timeout: float = Field(300, gt=0, description="Seconds a request may wait before it is answered 504.")
     prefill_chunk_size: int = Field(4096, ge=16, description="Most prompt tokens computed between two decode steps.")
+    memory_bytes: int | None = Field(
+        None,
+        ge=2**20,
+        description="Memory that an engine may take, weights included (default: what the GPU recommends or has free, "
+        "on a CPU half of the machine's).",
+    )
+    prefix_cache_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
+        "of what the weights leave).",
+    )
     engine_timeout: float = Field(
         120, gt=0, description="Seconds without progress before a busy engine counts as hung and is restarted."
     )

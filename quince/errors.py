@@ -39,8 +39,9 @@ class QuinceError(Exception):
 
     def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
+        # Names that come from a request may hold what no answer can: halves of surrogate pairs.
+        self.message = message.encode(errors="replace").decode()
+        self.param = None if param is None else param.encode(errors="replace").decode()
         self.retry_after = retry_after
 
 

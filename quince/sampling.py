@@ -59,8 +59,3 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def penalizes(self) -> bool:
         """Whether logits depend on the tokens before."""
         return bool(self.frequency_penalty or self.presence_penalty) or self.repetition_penalty != 1
-
-    @property
-    def constrained(self) -> bool:
-        """Whether the tokens so far forbid some of the next ones."""
-        return self.grammar is not None or self.thinking is not None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from quince import config
@@ -80,3 +82,37 @@ def test_the_configuration_is_frozen() -> None:
     settings = config.load({}, {})
     with pytest.raises(Exception, match="frozen"):
         settings.port = 1  # type: ignore[misc]
+
+
+def test_the_home_is_moved_by_the_environment() -> None:
+    assert config.home({}) == Path.home() / ".quince"
+    assert config.home({"QUINCE_HOME": "/somewhere"}) == Path("/somewhere")
+    assert config.load({}, {"QUINCE_HOME": "/somewhere"}).home == Path("/somewhere")
+    assert config.home({"QUINCE_HOME": ""}) == Path.home() / ".quince"
+
+
+def test_models_to_preload() -> None:
+    assert config.load({"preload": ["a", "b"]}, {}).preload == ("a", "b")
+    assert config.load({"preload": []}, {"QUINCE_PRELOAD": "a, b"}).preload == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "named"),
+    [
+        ({"model": "m", "preload": ["a"]}, {}, "--preload"),
+        ({"model": "m"}, {"QUINCE_IDLE_TTL": "5"}, "QUINCE_IDLE_TTL"),
+        ({"model_type": "llm"}, {}, "--model-type"),
+        ({"model": "m", "model_type": "audio"}, {}, "--model-type = 'audio'"),
+        ({"max_loaded_models": 0}, {}, "--max-loaded-models = 0"),
+        ({"memory_budget": 5}, {}, "--memory-budget = 5"),
+    ],
+)
+def test_what_does_not_go_together(flags: dict[str, object], environ: dict[str, str], named: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        config.load(flags, environ)
+    assert named in refused.value.message
+
+
+def test_what_goes_together() -> None:
+    settings = config.load({"model": "m", "max_loaded_models": 1, "auto_download": True, "model_type": "auto"}, {})
+    assert settings.auto_download and settings.max_loaded_models == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -204,7 +205,7 @@ def pull_missing(name: str) -> None:
 
 
 def _run(output: Output, work: Work) -> StoredModel:
-    """Do it on a thread, so that Ctrl-C is heard at once; what it has downloaded by then is kept."""
+    """Do it on a thread, so that Ctrl-C (or SIGTERM) is heard at once; what it has downloaded by then is kept."""
     from quince.models.pull import Installer
 
     cancelled, finished = threading.Event(), threading.Event()
@@ -223,6 +224,7 @@ def _run(output: Output, work: Work) -> StoredModel:
         def tell(progress: Progress) -> None:
             sink.update(progress.status, progress.completed, progress.total)
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         threading.Thread(target=body, args=[tell], daemon=True).start()
         try:
             # Not join(): until Python 3.13, a thread counts as ended once a join() of it was interrupted.

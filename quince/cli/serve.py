@@ -59,6 +59,17 @@ def serve(  # noqa: PLR0913 - one parameter per option
         int | None,
         _option("Most prompt tokens computed between two decode steps (default: 4096).", "--prefill-chunk-size"),
     ] = None,
+    memory_bytes: Annotated[
+        int | None,
+        _option("Memory that an engine may take, weights included (default: most of the GPU's).", "--memory-bytes"),
+    ] = None,
+    prefix_cache_bytes: Annotated[
+        int | None,
+        _option(
+            "How much of it may hold earlier prompts and answers; 0 turns that off (default: half of what is free).",
+            "--prefix-cache-bytes",
+        ),
+    ] = None,
     engine_timeout: Annotated[
         float | None,
         _option("Seconds without progress before a busy engine is restarted (default: 120).", "--engine-timeout"),

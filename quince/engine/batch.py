@@ -12,40 +12,88 @@ from quince.sampling import SamplingParams
 
 
 class PrefillChunk(msgspec.Struct, frozen=True):
-    """Prompt tokens to put into a request's KV cache, the first of them at position ``start``.
+    """Tokens to put into a request's KV cache, the first of them at position ``start``.
 
-    ``prompt_len`` is how many tokens the request will prefill in all: the runner reserves room for them at once.
+    ``length`` is how many tokens there will be before the request decodes: the runner reserves room for them at once.
     """
 
     request_id: str
     token_ids: list[int]
     start: int
-    prompt_len: int
+    length: int
 
 
 class DecodeRow(msgspec.Struct, frozen=True):
-    """A prefilled request that joins the decode batch; ``token_id`` (the last of its prompt) is its first input.
+    """A prefilled request that joins the rows of ``group``; ``token_id``, the last of its tokens, is its first input.
 
-    ``prompt_token_ids`` are the whole prompt if the sampling parameters penalize it, else nothing.
+    ``prompt_token_ids`` are the whole prompt if the sampling parameters penalize it, else nothing;
+    ``generated_token_ids`` the answer so far, if the request was preempted.
     """
 
     request_id: str
     token_id: int
     sampling: SamplingParams
+    group: int = 0
     prompt_token_ids: list[int] = []
+    generated_token_ids: list[int] = []
+
+
+class SaveSegment(msgspec.Struct, frozen=True, tag=True):
+    """Keep the keys and values of a row's tokens ``start`` to ``stop`` as ``handle``: of the layers that can be cut."""
+
+    handle: int
+    request_id: str
+    start: int
+    stop: int
+
+
+class SaveSnapshot(msgspec.Struct, frozen=True, tag=True):
+    """Keep the state of a row's other layers, as it is now, as ``handle``."""
+
+    handle: int
+    request_id: str
+
+
+class SplitSegment(msgspec.Struct, frozen=True, tag=True):
+    """The first ``at`` tokens of ``handle`` become ``head``; ``handle`` keeps the rest."""
+
+    handle: int
+    at: int
+    head: int
+
+
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    handle: int
+
+
+class Restore(msgspec.Struct, frozen=True, tag=True):
+    """Make a row of ``length`` tokens for a request out of the first ``count`` tokens of each (handle, count) of
+    ``segments``, in this order, and of ``snapshot``, which the layers that cannot be cut need."""
+
+    request_id: str
+    length: int
+    segments: list[tuple[int, int]]
+    snapshot: int | None = None
+
+
+CacheOperation = SaveSegment | SaveSnapshot | SplitSegment | Drop | Restore
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """One step: drop ``free``, add ``join``, decode every row, prefill ``prefill`` in one forward pass.
+    """One step: do ``cache`` in order on the rows as they are, drop ``free``, add ``join``, decode every row, prefill
+    ``prefill`` in one forward pass.
 
-    ``prefill`` holds either several requests whose whole prompts fit, or one chunk of a single request. ``decoding``
-    counts the rows that decode, those that join included.
+    Rows of one group decode in one forward pass. The requests of ``prefill`` either all begin or were all in the same
+    ``prefill`` before; who is left out there never comes back to it. ``decoding`` counts the rows that decode, those
+    that join included. ``tight``: the groups' buffers become no larger than they must be.
     """
 
+    cache: list[CacheOperation] = []
     free: list[str] = []
     join: list[DecodeRow] = []
     prefill: list[PrefillChunk] = []
     decoding: int = 0
+    tight: bool = False
 
     @property
     def prefill_shape(self) -> tuple[int, int, int]:

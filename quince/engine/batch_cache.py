@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 from quince.engine.kv_cache import KVRow, RowKVCache, RowPositions
+from quince.engine.kv_layout import COLUMN_STEP, KVLayout
+
+# What was saved of a layer: arrays with tokens along axis 2 (a segment), or any arrays (a snapshot).
+Part = mx.array | list["Part"] | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class LayerRows(Protocol):
     first rows, empty ones, are there; ``begin`` and ``commit`` frame each call of the model. For a RowChange,
     ``detach`` gives the rows that move, to be evaluated; then, with the positions changed, ``change`` puts them and
     the arrivals, (this layer of another batch, row there), in their places.
+
+    ``segment`` copies a row's tokens from position ``start`` to ``stop`` if this layer can be cut at any token, else
+    ``snapshot`` copies all of the row's state; the other one gives None. ``restore`` makes one row of them again, to be
+    copied from only. ``layout`` is what a row costs, known once the layer has been called.
     """
 
     @property
@@ -76,6 +84,10 @@ class LayerRows(Protocol):
     def detach(self, indices: Sequence[int]) -> Any: ...
     def change(self, change: RowChange, moved: Any, arrivals: Sequence[tuple[Any, int]]) -> None: ...
     def arrays(self) -> list[mx.array]: ...
+    def segment(self, index: int, start: int, stop: int) -> Part: ...
+    def snapshot(self, index: int) -> Part: ...
+    def restore(self, segments: Sequence[Part], snapshot: Part) -> None: ...
+    def layout(self) -> KVLayout: ...
 
 
 class _Unframed:
@@ -109,6 +121,18 @@ class AttentionRows(_Unframed):
 
     def arrays(self) -> list[mx.array]:
         return [array for array in self.cache.state if array is not None]
+
+    def segment(self, index: int, start: int, stop: int) -> Part:
+        return None if self.cache.has_window else list(self.cache.segment(index, start, stop))
+
+    def snapshot(self, index: int) -> Part:
+        return list(self.cache.snapshot(index)) if self.cache.has_window else None
+
+    def restore(self, segments: Sequence[Part], snapshot: Part) -> None:
+        self.cache.restore([cast(list[mx.array], part) for part in (segments if snapshot is None else [snapshot])])
+
+    def layout(self) -> KVLayout:
+        return self.cache.layout()
 
 
 class ProtocolRows:
@@ -155,6 +179,21 @@ class ProtocolRows:
     def arrays(self) -> list[mx.array]:
         return _arrays_in(self.cache.state)
 
+    def segment(self, index: int, start: int, stop: int) -> Part:
+        return None
+
+    def snapshot(self, index: int) -> Part:
+        arrays: list[mx.array | None] = self.cache.extract(index).cache
+        return [None if array is None else mx.contiguous(array) for array in arrays]
+
+    def restore(self, segments: Sequence[Part], snapshot: Part) -> None:
+        self.cache = ArraysCache.from_state((list(cast(list[mx.array], snapshot)), None, None))
+
+    def layout(self) -> KVLayout:
+        if type(self._empty) is not ArraysCache:
+            return KVLayout(reusable=False)
+        return KVLayout(state_bytes=sum(array.nbytes for array in self.arrays()) // len(self._positions.lengths))
+
 
 class SoloRow(_Unframed):
     """A cache of mlx-lm's own that cannot batch: one row, which is the cache itself."""
@@ -171,6 +210,20 @@ class SoloRow(_Unframed):
 
     def arrays(self) -> list[mx.array]:
         return _arrays_in(self.cache.state)
+
+    def segment(self, index: int, start: int, stop: int) -> Part:
+        raise NotImplementedError("its layout says that it is not reusable")
+
+    def snapshot(self, index: int) -> Part:
+        raise NotImplementedError("its layout says that it is not reusable")
+
+    def restore(self, segments: Sequence[Part], snapshot: Part) -> None:
+        raise NotImplementedError("its layout says that it is not reusable")
+
+    def layout(self) -> KVLayout:
+        """A guess for the memory that it takes: mlx-lm's caches grow by as many tokens as ours."""
+        size = sum(array.nbytes for array in self.arrays())
+        return KVLayout(token_bytes=size // COLUMN_STEP, reusable=False)
 
 
 class ListRows:
@@ -204,6 +257,19 @@ class ListRows:
 
     def arrays(self) -> list[mx.array]:
         return [array for member in self._members for array in member.arrays()]
+
+    def segment(self, index: int, start: int, stop: int) -> Part:
+        return [member.segment(index, start, stop) for member in self._members]
+
+    def snapshot(self, index: int) -> Part:
+        return [member.snapshot(index) for member in self._members]
+
+    def restore(self, segments: Sequence[Part], snapshot: Part) -> None:
+        for number, member in enumerate(self._members):
+            member.restore(_nth(segments, number), None if snapshot is None else cast(list[Part], snapshot)[number])
+
+    def layout(self) -> KVLayout:
+        return sum((member.layout() for member in self._members), KVLayout())
 
 
 class BatchCache:
@@ -245,8 +311,12 @@ class BatchCache:
             layer.start()
         self._refresh()
 
-    def change(self, change: RowChange, joining: Sequence[tuple[BatchCache, int]]) -> None:
-        """Take rows of other batches in, drop and move own ones. Waits for the rows that move, if any do."""
+    def change(self, change: RowChange, joining: Sequence[tuple[BatchCache, int]], *, tight: bool = False) -> None:
+        """Take rows of other batches in, drop and move own ones. Waits for the rows that move, if any do.
+
+        ``tight``: have no room for more than these rows. Batches all of whose rows join must not be used any more.
+        """
+        self._positions.tight = tight
         old = self.lengths
         moved = [layer.detach([number for number, _ in change.moves]) for layer in self._layers]
         if change.moves:
@@ -259,6 +329,27 @@ class BatchCache:
 
     def arrays(self) -> list[mx.array]:
         return [array for layer in self._layers for array in layer.arrays()]
+
+    # What is kept of a row after it has gone
+
+    def layout(self) -> KVLayout:
+        """What a row costs; known once the model has been called."""
+        return sum((layer.layout() for layer in self._layers), KVLayout())
+
+    def segment(self, index: int, start: int, stop: int) -> list[Part]:
+        """Copies of a row's tokens from position ``start`` to ``stop`` in the layers that can be cut; lazy."""
+        return [layer.segment(index, start, stop) for layer in self._layers]
+
+    def snapshot(self, index: int) -> list[Part]:
+        """Copies of a row's state in the layers that cannot be cut; lazy."""
+        return [layer.snapshot(index) for layer in self._layers]
+
+    def restore(self, length: int, segments: Sequence[list[Part]], snapshot: list[Part] | None) -> None:
+        """In a cache that has no rows yet: a row of ``length`` tokens, for another batch's ``change`` to take."""
+        self._positions.set_rows([length])
+        for number, layer in enumerate(self._layers):
+            layer.restore(_nth(segments, number), None if snapshot is None else snapshot[number])
+        self._refresh()
 
     @property
     def nbytes(self) -> int:
@@ -300,6 +391,10 @@ def _blocks(
         block = (index, source, there, 1)
     if block is not None:
         yield block
+
+
+def _nth(parts: Sequence[Part], number: int) -> list[Part]:
+    return [cast(list[Part], part)[number] for part in parts]
 
 
 def _arrays_in(state: Any) -> list[mx.array]:

@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from quince.engine.ipc import ClientSocket, SocketDirectory
 from quince.engine.messages import (
     Abort,
@@ -329,14 +331,7 @@ class EngineClient:
             await asyncio.gather(receiver, ended, return_exceptions=True)
 
     def _config_at(self, address: str) -> EngineConfig:
-        return EngineConfig(
-            address=address,
-            model_path=self._config.model_path,
-            max_running_requests=self._config.max_running_requests,
-            prefill_chunk_size=self._config.prefill_chunk_size,
-            max_model_len=self._config.max_model_len,
-            task=self._config.task,
-        )
+        return msgspec.structs.replace(self._config, address=address)
 
     async def _receive(self, socket: ClientSocket) -> str:
         """Deliver the engine's messages. Returns only when it reports that it cannot load: why."""

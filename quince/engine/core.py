@@ -6,42 +6,82 @@ import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
+import mlx.core as mx
 from llguidance import LLMatcher
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch
+from quince.engine.device import memory_budget
+from quince.engine.grouping import DecodeGroups
+from quince.engine.memory import KVMemory
 from quince.engine.messages import AddRequest, EngineStats, Output
 from quince.engine.model_runner import ModelRunner
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
-from quince.engine.scheduler import Scheduler
+from quince.engine.scheduler import Scheduler, SchedulerConfig
 from quince.engine.structured import Constraint, GrammarCompiler
-from quince.engine.support import probe, token_seconds
+from quince.engine.support import Costs, measure, probe
+from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
 
-def make_core(
-    model: Module,
-    vocab_size: int,
-    grammars: GrammarCompiler,
-    *,
-    max_running_requests: int,
-    prefill_chunk_size: int,
-) -> EngineCore:
-    """An engine for this model, within what its code can do (see support.py)."""
+@dataclass(frozen=True)
+class CoreConfig:
+    """How much an engine does at once. Of ``memory_bytes`` (None: what the device has), weights included,
+    ``prefix_cache_bytes`` may be kept across requests (0: nothing, None: half of what is left). ``snapshot_interval``:
+    tokens of a long prompt between two snapshots."""
+
+    max_running_requests: int
+    prefill_chunk_size: int
+    memory_bytes: int | None = None
+    prefix_cache_bytes: int | None = None
+    snapshot_interval: int = 512
+
+
+def make_core(model: Module, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig) -> EngineCore:
+    """An engine for this model, within what its code can do (see support.py). Raises ModelLoadError if there is no
+    memory for its caches."""
     support = probe(model, vocab_size)
+    costs = measure(model, vocab_size)
+    chunk = config.prefill_chunk_size
+    runner = ModelRunner(model, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes)
+    pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds)
+    memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config), max_width=chunk)
+    cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
-    pacer = PrefillPacer(max_tokens=prefill_chunk_size, token_seconds=token_seconds(model, vocab_size))
-    rows = max_running_requests if support.batches else 1
-    return EngineCore(
-        Scheduler(max_running_requests=rows, pacer=pacer, pad_prefill=support.pads),
-        ModelRunner(model, vocab_size, prefill_chunk_size=prefill_chunk_size, mask_axes=support.mask_axes),
-        pacer,
-        grammars,
+    if cache_bytes and not costs.layout.reusable:
+        logger.warning("this architecture's caches cannot be saved: every prompt is computed anew")
+    logger.info("%d MiB for keys and values: rows of at most %d tokens", memory.max_bytes >> 20, memory.most_tokens)
+    scheduler = Scheduler(
+        SchedulerConfig(
+            max_running_requests=config.max_running_requests if support.batches else 1,
+            pad_prefill=support.pads,
+            snapshot_interval=config.snapshot_interval,
+        ),
+        pacer=pacer,
+        prefix_cache=PrefixCache(costs.layout, max_bytes=cache_bytes, is_stored=runner.store.__contains__),
+        memory=memory,
+        groups=DecodeGroups(max_padding=costs.padding_tokens),
     )
+    return EngineCore(scheduler, runner, pacer, grammars)
+
+
+def _kv_bytes(costs: Costs, config: CoreConfig) -> int:
+    """What weights and forward passes leave for keys and values."""
+    budget = memory_budget() if config.memory_bytes is None else config.memory_bytes
+    free = budget - mx.get_active_memory()
+    room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4)
+    if room <= 0:
+        raise ModelLoadError(
+            f"the model takes {mx.get_active_memory() / 2**20:.0f} MiB, which leaves nothing of the engine's "
+            f"{budget / 2**20:.0f} MiB for keys and values"
+        )
+    return room
 
 
 class EngineCore:
@@ -62,7 +102,7 @@ class EngineCore:
         self._generation_tokens = 0
 
     def add(self, message: AddRequest) -> None:
-        request = Request(message.request_id, message.prompt_token_ids, message.sampling)
+        request = Request(message.request_id, message.prompt_token_ids, message.sampling, message.boundaries)
         if request.sampling.grammar is not None:
             self._compiling[request.request_id] = (request, self._grammars.compile(request.sampling))
             return
@@ -73,8 +113,14 @@ class EngineCore:
     def abort(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
             if request_id in self._compiling:
-                self.scheduler.add(self._compiling.pop(request_id)[0])
+                request, future = self._compiling.pop(request_id)
+                future.cancel()
+                self.scheduler.add(request)
             self.scheduler.abort([request_id])
+
+    def is_compiling(self) -> bool:
+        """There are requests that wait for their grammars: there will be work."""
+        return bool(self._compiling)
 
     def has_work(self) -> bool:
         return self.scheduler.has_work() or any(matcher.done() for _, matcher in self._compiling.values())
@@ -106,6 +152,10 @@ class EngineCore:
             generation_tokens=self._generation_tokens,
             active_memory=active_memory,
             peak_memory=peak_memory,
+            cached_tokens=self.scheduler.cached_tokens,
+            cache_hits=self.scheduler.cache_hits,
+            cache_bytes=self.scheduler.prefix_cache.nbytes,
+            preemptions=self.scheduler.preemptions,
         )
 
     def _take_compiled(self) -> None:

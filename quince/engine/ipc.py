@@ -63,11 +63,12 @@ class EngineSocket:
         with contextlib.suppress(BlockingIOError):  # full: awake already
             os.write(self._wake_writer, b"!")
 
-    def receive(self, *, wait: bool) -> list[ToEngine]:
-        """Every message that has arrived; with ``wait``, sleep until there is one or somebody wakes it."""
+    def receive(self, *, wait: bool, timeout: float | None = None) -> list[ToEngine]:
+        """Every message that has arrived; with ``wait``, sleep until there is one, somebody wakes it or ``timeout``
+        seconds are over."""
         messages: list[ToEngine] = []
         if wait:
-            ready = dict(self._poller.poll())
+            ready = dict(self._poller.poll(None if timeout is None else int(1000 * timeout)))
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 4096)
         while self._socket.poll(0):

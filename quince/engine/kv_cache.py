@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from quince.engine.kv_layout import KVLayout, columns_for, rows_for, shrunk_columns, shrunk_rows
+
 Mask = mx.array | str | None
 
 
@@ -31,6 +33,7 @@ class RowPositions:
     def __init__(self, *, mask_axes: int = 4) -> None:
         """``mask_axes``: 5 for models that spread grouped heads over an axis of their own (see support.py)."""
         self._mask_axes = mask_axes
+        self.tight = False  # whether buffers are no larger than they must be
         self.lengths: list[int] = []
         self.call = 0
         self.width = 0
@@ -132,8 +135,6 @@ class RowKVCache:
     tokens are reserved for each row at once.
     """
 
-    step = 256
-
     def __init__(
         self, positions: RowPositions, *, window: int | None, max_width: int, expected_length: int = 0
     ) -> None:
@@ -144,10 +145,15 @@ class RowKVCache:
         self._ring = None if window is None else window + max_width - 1
         self._expected_length = expected_length
         self._call = 0
+        self.owned = True  # whether nobody else holds the buffers
 
     @property
     def rows(self) -> int:
         return len(self._positions.lengths)
+
+    @property
+    def has_window(self) -> bool:
+        return self._window is not None
 
     @property
     def offset(self) -> int | mx.array:
@@ -222,14 +228,14 @@ class RowKVCache:
         have_rows, have_columns = (0, 0) if self.keys is None else (self.keys.shape[0], self.keys.shape[2])
         if rows <= have_rows and columns <= have_columns:
             return
-        if rows > have_rows > 0:
-            rows = max(rows, 2 * have_rows)
-        shape = (max(rows, have_rows), keys.shape[1], max(columns, have_columns))
+        columns = max(columns, have_columns)
+        rows = max(rows, have_rows) if self._positions.tight else rows_for(have_rows, rows)
+        shape = (rows, keys.shape[1], columns)
         self.keys = _grown(self.keys, keys, shape)
         self.values = _grown(self.values, values, shape)
 
     def _columns_for(self, length: int) -> int:
-        columns = (max(length, self._expected_length) + self.step - 1) // self.step * self.step
+        columns = columns_for(max(length, self._expected_length))
         return columns if self._ring is None else min(columns, self._ring)
 
     # Rows
@@ -247,6 +253,30 @@ class RowKVCache:
         row = self.take(index)
         return row if row.keys is None or row.values is None else KVRow(row.keys * 1, row.values * 1)
 
+    def segment(self, index: int, start: int, stop: int) -> list[mx.array]:
+        """Keys and values of positions ``start`` to ``stop`` of a row, as arrays of their own; not with a window."""
+        assert self._window is None, "a ring cannot be cut"
+        if self.keys is None or self.values is None:
+            return []
+        where = (slice(index, index + 1), slice(None), slice(start, stop))
+        return [mx.contiguous(self.keys[where]), mx.contiguous(self.values[where])]
+
+    def snapshot(self, index: int) -> list[mx.array]:
+        """What a window holds of a row, in temporal order, as arrays of their own."""
+        return [mx.contiguous(array) for array in self.take(index) if array is not None]
+
+    def restore(self, segments: Sequence[list[mx.array]]) -> None:
+        """Become one row out of what ``segment`` gave, or out of one ``snapshot``; to be copied from only, since the
+        buffers may be the segments themselves. The position count is already the row's."""
+        present = [segment for segment in segments if segment]
+        if not present:
+            return
+        keys, values = (_joined([segment[part] for segment in present]) for part in (0, 1))
+        if self._window is None:
+            self.keys, self.values, self.owned = keys, values, False
+        else:
+            self.replace(0, KVRow(keys, values))
+
     def replace(self, index: int, row: KVRow) -> None:
         """Write ``row`` over the row at ``index``, whose position count is already the new one's."""
         if row.keys is None or row.values is None:
@@ -260,11 +290,14 @@ class RowKVCache:
             taken += run
 
     def copy_rows(self, first: int, source: RowKVCache, source_first: int, count: int) -> None:
-        """Copy rows of another batch to ``first`` and after; the positions already count them.
+        """Copy rows of another batch, or take them over if they are all of both; the positions already count them.
 
         One block for all of them where no ring has come round; what it copies beyond a row's length is garbage.
         """
         if source.keys is None or source.values is None:
+            return
+        if self.keys is None and self._ring is None and source.owned and count == source.keys.shape[0] == self.rows:
+            self.keys, self.values = source.keys, source.values  # the other batch has no more use for them
             return
         width = max(self._positions.lengths[first : first + count])
         if self._ring is not None and source._ring is not None and width > min(self._ring, source._ring):
@@ -276,16 +309,32 @@ class RowKVCache:
         self._write(first, 0, source.keys[rows, :, :width], source.values[rows, :, :width])
 
     def shrink(self) -> None:
-        """Give back columns when the rows that are left need less than half of them."""
+        """Give back rows and columns when much less is needed, or, while memory is tight, all that is not."""
         if self.keys is None or self.values is None:
             return
         if not self._positions.lengths:
             self.keys = self.values = None
             return
-        need = max(self._positions.lengths) + self.step
-        if self._ring is None and self.keys.shape[2] > 2 * need:
-            self.keys = mx.contiguous(self.keys[:, :, :need])
-            self.values = mx.contiguous(self.values[:, :, :need])
+        have_rows, have_columns = self.keys.shape[0], self.keys.shape[2]
+        longest = max(self._positions.lengths)
+        if self._positions.tight:
+            rows, columns = self.rows, min(have_columns, self._columns_for(longest + 1))
+        else:
+            columns = min(have_columns, self._columns_for(shrunk_columns(have_columns, longest)))
+            rows = shrunk_rows(have_rows, self.rows)
+        if self._ring is not None:
+            columns = have_columns  # a ring that has come round cannot be cut
+        if (rows, columns) != (have_rows, have_columns):
+            self.keys = mx.contiguous(self.keys[:rows, :, :columns])
+            self.values = mx.contiguous(self.values[:rows, :, :columns])
+
+    def layout(self) -> KVLayout:
+        if self.keys is None or self.values is None:
+            return KVLayout()
+        size = sum(a.shape[1] * a.shape[3] * a.itemsize for a in (self.keys, self.values))
+        if self._window is None:
+            return KVLayout(token_bytes=size)
+        return KVLayout(windows=((self._window, size),))
 
     # What models expect of a cache besides
 
@@ -312,8 +361,10 @@ def _grown(old: mx.array | None, like: mx.array, shape: tuple[int, int, int]) ->
     return new
 
 
+def _joined(pieces: list[mx.array]) -> mx.array:
+    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+
 def _gather(buffer: mx.array, index: int, spans: list[tuple[int, int]]) -> mx.array | None:
     pieces = [buffer[index : index + 1, :, column : column + count] for column, count in spans]
-    if not pieces:
-        return None
-    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+    return _joined(pieces) if pieces else None

@@ -23,13 +23,16 @@ class Task(enum.Enum):
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine process needs to start. ``model_path`` is a local directory."""
+    """What an engine process needs to start. ``model_path`` is a local directory. ``memory_bytes`` (None: what the
+    device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none; None: a share)."""
 
     address: str
     model_path: str
     max_running_requests: int
     prefill_chunk_size: int
     max_model_len: int | None = None
+    memory_bytes: int | None = None
+    prefix_cache_bytes: int | None = None
     task: Task = Task.GENERATE
 
 
@@ -41,9 +44,13 @@ class FinishReason(enum.Enum):
 
 
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):
+    """``boundaries``: positions in the prompt, in tokens, where messages end. Other requests may part there, so they
+    are good places to resume from; they never change an answer."""
+
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    boundaries: list[int] = []
 
 
 class PoolInput(msgspec.Struct, frozen=True, array_like=True):
@@ -128,7 +135,11 @@ class Output(msgspec.Struct, omit_defaults=True, array_like=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes."""
+    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes.
+
+    ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
+    ``cache_bytes`` is what it holds now. ``preemptions``: how often a request had to give up its row for a while.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -137,6 +148,10 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     generation_tokens: int = 0
     active_memory: int = 0
     peak_memory: int = 0
+    cached_tokens: int = 0
+    cache_hits: int = 0
+    cache_bytes: int = 0
+    preemptions: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

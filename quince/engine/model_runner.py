@@ -10,6 +10,7 @@ forbids are computed meanwhile, and sampling is a second evaluation behind it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,104 +18,107 @@ import mlx.core as mx
 import msgspec
 from mlx.nn.layers.base import Module
 
-from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
+from quince.engine.batch import (
+    Batch,
+    CacheOperation,
+    DecodeRow,
+    Drop,
+    PrefillChunk,
+    Restore,
+    SampledToken,
+    SaveSegment,
+    SaveSnapshot,
+    SplitSegment,
+)
 from quince.engine.batch_cache import BatchCache, RowChange
-from quince.engine.penalties import RowHistory
-from quince.engine.sampler import Sampled, Sampler
+from quince.engine.decode_group import DecodeGroup
+from quince.engine.sampler import Sampled
+from quince.engine.snapshots import SnapshotStore
 from quince.engine.structured import Constraint, TokenMasks
 from quince.sampling import SamplingParams
 
 
-@dataclass(slots=True)
-class _Row:
-    """A request in the decode batch. ``input`` is where its next input token is: an index into the tokens of the
-    step before, or, for a row that has just joined, the token itself as ``-1 - token_id``."""
+@dataclass
+class _Prefill:
+    """Requests whose prompts are in (or on their way into) the rows of ``cache``, in this order.
 
-    request_id: str
-    sampling: SamplingParams
-    input: int
-    prompt_token_ids: list[int] = field(default_factory=list)
-    generated: int = 0
-
-    @classmethod
-    def of(cls, row: DecodeRow) -> _Row:
-        return cls(row.request_id, row.sampling, -1 - row.token_id, row.prompt_token_ids)
-
-    @property
-    def history(self) -> RowHistory:
-        if self.input >= 0:
-            return RowHistory(self.sampling, self.input)
-        return RowHistory(self.sampling, None, self.prompt_token_ids)
-
-
-@dataclass(frozen=True)
-class _Prefilled:
-    """A request whose prompt is in (or on its way into) row ``index`` of ``cache``."""
+    ``restored``: the one row may be read only, since it may be what is kept.
+    """
 
     cache: BatchCache
-    index: int
+    request_ids: list[str]
+    restored: bool = False
 
 
 @dataclass
-class _Launched:
-    """A step that has been started: what to wait for, and whose tokens they are.
+class _Part:
+    """One group's share of a step that has been started: whose tokens ``sampled`` holds.
 
     ``logits`` [rows, vocabulary] are there while sampling waits for constraints.
     """
 
-    sampled: Sampled | None = None
+    group: DecodeGroup
+    request_ids: list[str]
+    sampling: list[SamplingParams]
     logits: mx.array | None = None
-    request_ids: list[str] = field(default_factory=list)
-    sampling: list[SamplingParams] = field(default_factory=list)
+    sampled: Sampled | None = None
+
+    def tokens(self) -> list[SampledToken]:
+        """Waits for them."""
+        assert self.sampled is not None
+        tokens = cast(list[int], self.sampled.token_ids.tolist())
+        logprobs = self.sampled.row_logprobs(self.sampling)
+        return [SampledToken(*row) for row in zip(self.request_ids, tokens, logprobs, strict=True)]
+
+
+@dataclass
+class _Launched:
+    """A step that has been started: what to wait for."""
+
+    parts: list[_Part] = field(default_factory=list)
     prefilled: list[mx.array] = field(default_factory=list)
 
     def start(self) -> None:
-        mx.async_eval(self.sampled, self.logits, self.prefilled)  # type: ignore[no-untyped-call]
+        mx.async_eval([(part.sampled, part.logits) for part in self.parts], self.prefilled)  # type: ignore[no-untyped-call]
         self.prefilled = self.prefilled[-1:]  # whoever holds a buffer makes its next update a copy
 
     def wait(self) -> list[SampledToken]:
         mx.eval(self.prefilled)
-        if self.sampled is None:
-            return []
-        tokens = cast(list[int], self.sampled.token_ids.tolist())
-        logprobs = self.sampled.row_logprobs(self.sampling)
-        return [SampledToken(*row) for row in zip(self.request_ids, tokens, logprobs, strict=True)]
+        return [token for part in self.parts for token in part.tokens()]
 
 
 class ModelRunner:
     """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
 
     def __init__(self, model: Module, vocab_size: int, *, prefill_chunk_size: int, mask_axes: int = 4) -> None:
+        self.store = SnapshotStore()
         self._model = model
         self._masks = TokenMasks(vocab_size)
         self._constraints: dict[str, Constraint] = {}
         self._mask_axes = mask_axes
         self._prefill_chunk_size = prefill_chunk_size
-        self._sampler = Sampler()
         self.reset()
 
     def reset(self) -> None:
-        """Forget every row, after a failed step."""
-        self._prefilled: dict[str, _Prefilled] = {}
-        self._rows: list[_Row] = []
-        self._cache = self._new_cache(max_width=1)
-        self._tokens: mx.array | None = None
+        """Forget every row and all that was kept, after a failed step."""
+        self.store.clear()
+        self._prefills: dict[str, _Prefill] = {}
+        self._groups: dict[int, DecodeGroup] = {}
         self._launched = _Launched()
-        self._rows_changed = False
 
     def run(self, batch: Batch) -> list[SampledToken]:
-        if batch.free or batch.join:
-            self._change_rows(batch.free, batch.join)
-        launched = _Launched()
-        if self._rows:
-            self._decode(launched)
+        self._operate(batch.cache)
+        if batch.free or batch.join or batch.tight:
+            self._change_rows(batch)
+        launched = _Launched([self._decode(group) for group in self._groups.values()])
         if batch.prefill:
             self._prefill(batch.prefill, launched)
         tokens = self._launched.wait()
-        if launched.logits is None:
-            launched.start()
+        self.store.settle()
+        if any(part.logits is not None for part in launched.parts):
+            tokens = self._start_constrained(launched, tokens)
         else:
-            tokens = self._start_constrained(launched, launched.logits, tokens)
+            launched.start()
         self._launched = launched
         return tokens
 
@@ -130,82 +134,113 @@ class ModelRunner:
         """Give MLX's pooled buffers back to the system; for when there is nothing to do."""
         mx.clear_cache()
 
-    def _change_rows(self, free: list[str], join: list[DecodeRow]) -> None:
-        for request_id in free:
-            self._prefilled.pop(request_id, None)
-        leaving = set(free)
-        removed = [index for index, row in enumerate(self._rows) if row.request_id in leaving]
-        change = RowChange.plan(len(self._rows), removed, len(join))
-        self._cache.change(change, [self._take_prefilled(row) for row in join])
-        rows = [*self._rows, *(_Row.of(row) for row in join)]
-        self._rows = [rows[number] for number in change.order]
-        self._rows_changed = True
+    @property
+    def kv_bytes(self) -> int:
+        """What the rows' caches take now."""
+        caches = {id(prefill.cache): prefill.cache for prefill in self._prefills.values()}
+        return sum(cache.nbytes for cache in [*caches.values(), *(group.cache for group in self._groups.values())])
 
-    def _take_prefilled(self, row: DecodeRow) -> tuple[BatchCache, int]:
+    # Rows
+
+    def _change_rows(self, batch: Batch) -> None:
+        for request_id in batch.free:
+            self._prefills.pop(request_id, None)
+        joining: dict[int, list[tuple[DecodeRow, BatchCache, int]]] = defaultdict(list)
+        for row in batch.join:
+            if row.generated_token_ids and row.request_id in self._constraints:
+                self._constraints[row.request_id].restart(row.generated_token_ids)
+            joining[row.group].append((row, *self._take_prefilled(row.request_id)))
+        leaving = set(batch.free)
+        for number in [*self._groups, *(number for number in joining if number not in self._groups)]:
+            group = self._groups.setdefault(number, DecodeGroup(self._new_cache(max_width=1)))
+            group.change(leaving, joining.get(number, ()), tight=batch.tight)
+            if not group.rows:
+                del self._groups[number]
+
+    def _take_prefilled(self, request_id: str) -> tuple[BatchCache, int]:
         """Where the row's prompt is."""
-        prefilled = self._prefilled.pop(row.request_id, None)
-        if prefilled is not None:
-            return prefilled.cache, prefilled.index
+        prefill = self._prefills.pop(request_id, None)
+        if prefill is not None:
+            return prefill.cache, prefill.request_ids.index(request_id)
         empty = self._new_cache(max_width=1)  # a prompt of one token
         empty.add_empty_rows(1)
         return empty, 0
 
-    def _decode(self, launched: _Launched) -> None:
-        inputs = self._gather_inputs()
-        self._cache.begin(1)
-        logits = self._model(inputs[:, None], cache=self._cache.layers)[:, -1, :]
-        self._cache.commit()
-        launched.request_ids = [row.request_id for row in self._rows]
-        launched.sampling = [row.sampling for row in self._rows]
-        if self._constraints and any(row.request_id in self._constraints for row in self._rows):
-            launched.logits = logits
+    def _find_row(self, request_id: str) -> tuple[BatchCache, int]:
+        prefill = self._prefills.get(request_id)
+        if prefill is not None:
+            return prefill.cache, prefill.request_ids.index(request_id)
+        for group in self._groups.values():
+            for index, row in enumerate(group.rows):
+                if row.request_id == request_id:
+                    return group.cache, index
+        raise KeyError(f"{request_id} has no row")
+
+    def _new_cache(self, *, max_width: int, expected_length: int = 0) -> BatchCache:
+        return BatchCache(self._model, max_width=max_width, expected_length=expected_length, mask_axes=self._mask_axes)
+
+    # What is kept across requests
+
+    def _operate(self, operations: list[CacheOperation]) -> None:
+        """Lazily, on the rows as the step before leaves them; ``settle`` computes it before they change."""
+        for operation in operations:
+            match operation:
+                case SaveSegment(handle, request_id, start, stop):
+                    cache, index = self._find_row(request_id)
+                    self.store.put(handle, cache.segment(index, start, stop))
+                case SaveSnapshot(handle, request_id):
+                    cache, index = self._find_row(request_id)
+                    self.store.put(handle, cache.snapshot(index))
+                case SplitSegment(handle, at, head):
+                    self.store.split(handle, at, head)
+                case Drop(handle):
+                    self.store.drop(handle)
+                case Restore(request_id, length, segments, snapshot):
+                    cache = self._new_cache(max_width=1)
+                    parts = [self.store.first(handle, count) for handle, count in segments]
+                    cache.restore(length, parts, None if snapshot is None else self.store.get(snapshot))
+                    self._prefills[request_id] = _Prefill(cache, [request_id], restored=True)
+
+    # Decode
+
+    def _decode(self, group: DecodeGroup) -> _Part:
+        part = _Part(group, [row.request_id for row in group.rows], [row.sampling for row in group.rows])
+        logits = group.forward(self._model)
+        if self._constraints and any(request_id in self._constraints for request_id in part.request_ids):
+            part.logits = logits
         else:
-            self._sample(launched, logits, None)
+            part.sampled = group.sample(logits, None)
+        return part
 
-    def _sample(self, launched: _Launched, logits: mx.array, allowed: mx.array | None) -> None:
-        launched.sampled = self._sampler.sample(logits, [row.generated for row in self._rows], allowed)
-        self._tokens = launched.sampled.token_ids
-        for row in self._rows:
-            row.generated += 1
-
-    def _start_constrained(
-        self, launched: _Launched, logits: mx.array, tokens: list[SampledToken]
-    ) -> list[SampledToken]:
+    def _start_constrained(self, launched: _Launched, tokens: list[SampledToken]) -> list[SampledToken]:
         """Start the step in two parts. Returns ``tokens``, the last step's, with what is wrong with them."""
         said = {token.request_id: token.token_id for token in tokens}
-        rows = [row.request_id for row in self._rows]
+        parts = [part for part in launched.parts if part.logits is not None]
+        rows = [request_id for part in parts for request_id in part.request_ids]
         self._masks.start([self._constraints.get(name) for name in rows], [said.get(name) for name in rows])
         launched.start()
-        launched.logits = None
-        allowed = self._masks.result()
-        self._sample(launched, logits, allowed.tokens)
-        mx.async_eval(launched.sampled)  # type: ignore[no-untyped-call]
+        allowed, first = self._masks.result(), 0
+        for part in parts:
+            logits, part.logits = part.logits, None
+            assert logits is not None
+            part.sampled = part.group.sample(logits, allowed.tokens[first : first + len(part.request_ids)])
+            first += len(part.request_ids)
+        mx.async_eval([part.sampled for part in parts])  # type: ignore[no-untyped-call]
         if not allowed.errors:
             return tokens
         errors = {rows[index]: error for index, error in allowed.errors.items()}
         return [msgspec.structs.replace(token, error=errors.get(token.request_id)) for token in tokens]
 
-    def _gather_inputs(self) -> mx.array:
-        """The input token of every row, int32 [rows], still on the device for rows that go on."""
-        if not self._rows_changed and self._tokens is not None:
-            return self._tokens
-        self._sampler.set_rows([row.history for row in self._rows])
-        previous = [] if self._tokens is None else [self._tokens]
-        count = sum(tokens.size for tokens in previous)
-        joined = [-1 - row.input for row in self._rows if row.input < 0]
-        fresh = iter(range(count, count + len(joined)))
-        order = [row.input if row.input >= 0 else next(fresh) for row in self._rows]
-        for index, row in enumerate(self._rows):
-            row.input = index
-        self._rows_changed = False
-        known = mx.concatenate([*previous, mx.array(joined, dtype=mx.int32)])
-        return known[mx.array(order)]
+    # Prefill
 
     def _prefill(self, chunks: list[PrefillChunk], launched: _Launched) -> None:
-        width = max(len(chunk.token_ids) for chunk in chunks)
+        prefill = self._prefills.get(chunks[0].request_id)
+        if prefill is None or prefill.restored:
+            prefill = self._start_prefill(chunks)
+        chunks = self._keep_only(prefill, chunks)
+        cache = prefill.cache
         counts = [len(chunk.token_ids) for chunk in chunks]
-        first = chunks[0]
-        cache = self._prefilled[first.request_id].cache if first.start > 0 else self._start_prefill(chunks)
+        width = max(counts)
         tokens = mx.array([chunk.token_ids + [0] * (width - len(chunk.token_ids)) for chunk in chunks])
         cache.begin(width, counts if min(counts) < width else None)
         self._model(tokens, cache=cache.layers)  # the logits are not evaluated, the caches are
@@ -213,13 +248,25 @@ class ModelRunner:
         arrays = cache.arrays()
         launched.prefilled = [*arrays, arrays[-1].flatten()[:1] * 1]  # the last is what to wait for
 
-    def _new_cache(self, *, max_width: int, expected_length: int = 0) -> BatchCache:
-        return BatchCache(self._model, max_width=max_width, expected_length=expected_length, mask_axes=self._mask_axes)
+    def _start_prefill(self, chunks: list[PrefillChunk]) -> _Prefill:
+        """A row for every chunk: empty, or what was restored."""
+        longest = max(chunk.length for chunk in chunks) + 1  # one more, for the first step of decoding
+        cache = self._new_cache(max_width=self._prefill_chunk_size, expected_length=longest)
+        if all(chunk.start == 0 for chunk in chunks):
+            cache.add_empty_rows(len(chunks))
+        else:
+            cache.change(RowChange.plan(0, [], len(chunks)), [self._take_prefilled(c.request_id) for c in chunks])
+        prefill = _Prefill(cache, [chunk.request_id for chunk in chunks])
+        for chunk in chunks:
+            self._prefills[chunk.request_id] = prefill
+        return prefill
 
-    def _start_prefill(self, chunks: list[PrefillChunk]) -> BatchCache:
-        expected_length = max(chunk.prompt_len for chunk in chunks)
-        cache = self._new_cache(max_width=self._prefill_chunk_size, expected_length=expected_length)
-        cache.add_empty_rows(len(chunks))
-        for index, chunk in enumerate(chunks):
-            self._prefilled[chunk.request_id] = _Prefilled(cache, index)
-        return cache
+    def _keep_only(self, prefill: _Prefill, chunks: list[PrefillChunk]) -> list[PrefillChunk]:
+        """Drop the rows of those that have left, and bring the chunks into the order of the rows."""
+        by_id = {chunk.request_id: chunk for chunk in chunks}
+        left = [index for index, request_id in enumerate(prefill.request_ids) if request_id not in by_id]
+        if left:
+            change = RowChange.plan(len(prefill.request_ids), left, 0)
+            prefill.cache.change(change, [])
+            prefill.request_ids = [prefill.request_ids[number] for number in change.order]
+        return [by_id[request_id] for request_id in prefill.request_ids]

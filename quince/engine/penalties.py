@@ -15,7 +15,8 @@ from quince.sampling import SamplingParams
 class RowHistory:
     """Where a row of the new batch comes from: row ``previous`` of the old one, or, if None, it has just joined.
 
-    ``prompt_token_ids`` count for rows that have just joined and whose parameters penalize the prompt.
+    ``prompt_token_ids`` count for rows that have just joined and whose parameters penalize the prompt;
+    ``generated_token_ids`` for those that join with a part of their answer.
     """
 
     params: SamplingParams
@@ -76,7 +77,8 @@ class Penalties:
         self._frequency = _column([row.frequency_penalty for row in params])
         self._presence = _column([row.presence_penalty for row in params])
         joined = [row.prompt_token_ids for row in self._rows if row.previous is None]
-        self._counts = self._carried(self._counts, mx.zeros((len(joined), vocabulary), dtype=mx.float32))
+        said = [row.generated_token_ids for row in self._rows if row.previous is None]
+        self._counts = self._carried(self._counts, _counts(said, vocabulary))
         if any(row.repetition_penalty != 1 for row in params):
             self._prompts = self._carried(self._prompts, _occurrences(joined, vocabulary))
         else:
@@ -99,6 +101,14 @@ def _occurrences(rows: Sequence[Sequence[int]], vocabulary: int) -> mx.array:
     found = np.zeros((len(rows), vocabulary), dtype=np.bool_)
     for index, token_ids in enumerate(rows):
         found[index, np.asarray(token_ids, dtype=np.int64)] = True
+    return mx.array(found)
+
+
+def _counts(rows: Sequence[Sequence[int]], vocabulary: int) -> mx.array:
+    """How often each token occurs in each row, float32 [rows, vocabulary]."""
+    found = np.zeros((len(rows), vocabulary), dtype=np.float32)
+    for index, token_ids in enumerate(rows):
+        np.add.at(found[index], np.asarray(token_ids, dtype=np.int64), 1.0)
     return mx.array(found)
 
 

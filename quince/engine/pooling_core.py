@@ -33,6 +33,9 @@ class PoolingCore:
     def has_work(self) -> bool:
         return self._scheduler.has_work()
 
+    def is_compiling(self) -> bool:
+        return False
+
     def step(self) -> list[Output]:
         batch = self._scheduler.schedule()
         values = self._run(batch) if batch else []

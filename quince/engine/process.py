@@ -36,6 +36,7 @@ from quince.errors import ModelLoadError
 logger = logging.getLogger("quince.engine")
 
 MAX_FAILED_STEPS = 3
+SIGN_OF_LIFE = 1.0  # seconds between messages while only grammars are being compiled
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ class Core(Protocol):
 
     ``add`` takes the requests of the engine's own task and never fails. ``step`` does a bounded piece of work and
     returns what became of requests; after it has raised, ``fail_step`` ends those that were part of it. Aborted
-    requests get their last output from a ``step``.
+    requests get their last output from a ``step``. ``is_compiling``: other threads work for it, and will wake it.
     """
 
     @property
@@ -87,6 +88,7 @@ class Core(Protocol):
     def add(self, message: Any) -> None: ...
     def abort(self, request_ids: Iterable[str]) -> None: ...
     def has_work(self) -> bool: ...
+    def is_compiling(self) -> bool: ...
     def step(self) -> list[Output]: ...
     def fail_step(self, error: str) -> list[Output]: ...
     def stats(self, *, active_memory: int, peak_memory: int) -> EngineStats: ...
@@ -96,7 +98,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     # MLX and mlx-lm take long to import: a wrong configuration is told before.
     import mlx.core as mx
 
-    from quince.engine.core import make_core
+    from quince.engine.core import CoreConfig, make_core
     from quince.engine.loader import load
     from quince.engine.structured import GrammarCompiler
 
@@ -105,8 +107,12 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
         loaded.model,
         loaded.vocab_size,
         GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, wake),
-        max_running_requests=config.max_running_requests,
-        prefill_chunk_size=config.prefill_chunk_size,
+        CoreConfig(
+            max_running_requests=config.max_running_requests,
+            prefill_chunk_size=config.prefill_chunk_size,
+            memory_bytes=config.memory_bytes,
+            prefix_cache_bytes=config.prefix_cache_bytes,
+        ),
     )
     return core, Ready(
         model_type=loaded.model_type,
@@ -155,12 +161,15 @@ class EngineServer:
             self._receive()
             if self._core.has_work():
                 self._send(self._step())
+            elif self._core.is_compiling():
+                self._send([])  # a sign of life
             if not self._core.has_work():
                 self._core.runner.release_memory()
 
     def _receive(self) -> None:
         """Take what has arrived, sleeping while there is nothing to do."""
-        for message in self._socket.receive(wait=not self._core.has_work()):
+        timeout = SIGN_OF_LIFE if self._core.is_compiling() else None
+        for message in self._socket.receive(wait=not self._core.has_work(), timeout=timeout):
             match message:
                 case AddRequest() | PoolRequest():
                     self._core.add(message)

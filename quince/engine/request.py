@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quince.engine.messages import FinishReason
+from quince.engine.prefix_cache import Match
 from quince.sampling import SamplingParams
 
 
 class RequestStatus(enum.Enum):
     """
     WAITING --schedule--> RUNNING --token--> FINISHED_STOPPED | FINISHED_LENGTH
-       |                     |
-       +------- abort -------+--> FINISHED_ABORTED        RUNNING --failed step--> FINISHED_ERROR
+       |                  |  ^  |
+       |         no memory|  |  +--failed step--> FINISHED_ERROR
+       |                  v  |schedule
+       |                PREEMPTED
+       +--abort--+--------+--------> FINISHED_ABORTED (RUNNING, too)
     """
 
     WAITING = enum.auto()
     RUNNING = enum.auto()
+    PREEMPTED = enum.auto()
     FINISHED_STOPPED = enum.auto()
     FINISHED_LENGTH = enum.auto()
     FINISHED_ABORTED = enum.auto()
@@ -25,7 +31,7 @@ class RequestStatus(enum.Enum):
 
     @property
     def finished(self) -> bool:
-        return self not in (RequestStatus.WAITING, RequestStatus.RUNNING)
+        return self not in (RequestStatus.WAITING, RequestStatus.RUNNING, RequestStatus.PREEMPTED)
 
 
 STATUS_OF = {
@@ -36,27 +42,54 @@ STATUS_OF = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """One prompt and its answer so far.
 
-    ``num_prefilled`` prompt tokens are in the KV cache. The last prompt token is never prefilled: it is the input of
-    the first decode step. ``num_launched`` decode steps were handed to the runner; ``num_generated`` came back. They
-    differ by one while a step is in flight.
+    ``num_prefilled`` of ``input_token_ids`` are in the KV cache. The last of them is never prefilled: it is the input
+    of the first decode step. They are the prompt and, after a preemption, the answer so far. ``num_launched`` decode
+    steps were handed to the runner; ``output_token_ids`` came back, one fewer while a step is in flight. So a row that
+    decodes holds the keys and values of all tokens that are known.
+
+    ``boundaries`` are positions in the prompt where messages end; ``number`` counts requests as they arrive.
     """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    boundaries: Sequence[int] = ()
+    number: int = 0
     status: RequestStatus = RequestStatus.WAITING
     num_prefilled: int = 0
     num_launched: int = 0
-    num_generated: int = 0
+    output_token_ids: list[int] = field(default_factory=list)
+    max_tokens: int = field(init=False)  # of the answer, as far as there is memory for it
+    input_token_ids: list[int] = field(init=False)
+    match: tuple[int, Match] | None = None  # what the prefix cache had, and its version then
+    save_points: list[int] = field(default_factory=list)  # positions to come where a snapshot is taken, ascending
     stop_token_ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.max_tokens = self.sampling.max_tokens
+        self.input_token_ids = self.prompt_token_ids
         self.stop_token_ids = frozenset(self.sampling.stop_token_ids)
 
     @property
+    def num_generated(self) -> int:
+        return len(self.output_token_ids)
+
+    @property
     def num_to_prefill(self) -> int:
-        return len(self.prompt_token_ids) - 1 - self.num_prefilled
+        return len(self.input_token_ids) - 1 - self.num_prefilled
+
+    def preempt(self) -> None:
+        """It has lost its row and begins again, with the answer so far as part of its input."""
+        self.input_token_ids = self.token_ids
+        self.num_prefilled = 0
+        self.save_points = []
+        self.match = None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The prompt and the answer so far."""
+        return self.prompt_token_ids + self.output_token_ids

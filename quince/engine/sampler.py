@@ -18,11 +18,21 @@ from quince.engine.messages import TokenLogprobs
 from quince.engine.penalties import Penalties, RowHistory
 from quince.sampling import SamplingParams
 
+# As OpenAI's API reports a token of no probability.
+NO_LOGPROB = -9999.0
+# A top_p below what float32 can tell from 0 would filter nothing.
+MIN_TOP_P = 1e-6
+# Alternatives that are looked for whenever somebody asks for any: the same ones, whoever else is in the batch.
+TOP_LOGPROBS = 20
+
 Seeds = npt.NDArray[np.uint64]
 
 
 class Sampled(NamedTuple):
-    """Lazy arrays. ``token_ids`` int32 [rows]; the others float32/int32 [rows], [rows, n], None if nobody asked."""
+    """Lazy arrays. ``token_ids`` int32 [rows]; the others float32/int32 [rows], [rows, n], None if nobody asked.
+
+    The n likeliest tokens are in no order.
+    """
 
     token_ids: mx.array
     logprobs: mx.array | None = None
@@ -37,7 +47,7 @@ class Sampled(NamedTuple):
         ids = [[]] * len(params) if self.top_ids is None else cast(list[list[int]], self.top_ids.tolist())
         tops = [[]] * len(params) if self.top_logprobs is None else cast(list[list[float]], self.top_logprobs.tolist())
         return [
-            None if row.logprobs is None else TokenLogprobs(own[i], ids[i][: row.logprobs], tops[i][: row.logprobs])
+            None if row.logprobs is None else _reported(own[i], ids[i], tops[i], row.logprobs)
             for i, row in enumerate(params)
         ]
 
@@ -54,7 +64,8 @@ class Sampler:
         params = [row.params for row in rows]
         greedy = [row.greedy for row in params]
         self._all_greedy = all(greedy)
-        self._top_logprobs = max((row.logprobs for row in params if row.logprobs is not None), default=None)
+        asked = [row.logprobs for row in params if row.logprobs is not None]
+        self._top_logprobs = (TOP_LOGPROBS if any(asked) else 0) if asked else None
         if self._all_greedy:
             return
         self._seeds = np.array([row.seed for row in params], dtype=np.uint64)
@@ -62,7 +73,9 @@ class Sampler:
         self._temperature = _column([1.0 if row.greedy else row.temperature for row in params])
         sampled = [row for row in params if not row.greedy]
         self._top_k = [row.top_k for row in params] if any(row.top_k for row in sampled) else None
-        self._top_p = _column([row.top_p for row in params]) if any(row.top_p < 1 for row in sampled) else None
+        self._top_p = (
+            _column([max(row.top_p, MIN_TOP_P) for row in params]) if any(row.top_p < 1 for row in sampled) else None
+        )
         self._min_p = _column([row.min_p for row in params]) if any(row.min_p > 0 for row in sampled) else None
 
     def sample(self, logits: mx.array, generated: Sequence[int], allowed: mx.array | None = None) -> Sampled:
@@ -134,6 +147,16 @@ def _mix(x: Seeds) -> Seeds:
     return x ^ (x >> np.uint64(31))
 
 
+def _reported(own: float, ids: list[int], tops: list[float], count: int) -> TokenLogprobs:
+    """The first ``count`` alternatives; of equally likely ones those with lower ids, however they were found."""
+    order = sorted(range(len(ids)), key=lambda i: (-tops[i], ids[i]))[:count]
+    return TokenLogprobs(_finite(own), [ids[i] for i in order], [_finite(tops[i]) for i in order])
+
+
+def _finite(logprob: float) -> float:
+    return logprob if logprob > NO_LOGPROB else NO_LOGPROB
+
+
 def _column(values: Sequence[float]) -> mx.array:
     return mx.array(list(values), dtype=mx.float32)[:, None]
 
@@ -145,7 +168,4 @@ def _with_logprobs(logits: mx.array, tokens: mx.array, count: int) -> Sampled:
         return Sampled(tokens, own[:, 0])
     count = min(count, logits.shape[-1])
     top = mx.argpartition(-logits, count - 1, axis=-1)[:, :count]
-    values = mx.take_along_axis(logits, top, axis=-1)
-    order = mx.argsort(-values, axis=-1)
-    top = mx.take_along_axis(top, order, axis=-1)
-    return Sampled(tokens, own[:, 0], top, mx.take_along_axis(values, order, axis=-1) - normaliser)
+    return Sampled(tokens, own[:, 0], top, mx.take_along_axis(logits, top, axis=-1) - normaliser)

@@ -1,9 +1,15 @@
 """Which requests run in the next step: first come, first served, within fixed limits. No MLX in here.
 
 Invariants
-- A request is in exactly one of ``_waiting``, ``_prefilling``, ``_decoding``, ``_completing`` until it is finished.
+- A request is in exactly one of ``_waiting``, ``_followers``, ``_prefilling``, ``_decoding``, ``_completing``,
+  ``_preempted`` until it is finished.
 - The runner holds rows for ``_prefilling`` and ``_decoding``; together they are at most ``max_running_requests``.
-- Whoever leaves those two is in ``_free`` and is named in the next Batch. ``_completing`` waits for its last token.
+- Whoever leaves those two with a row is in ``_free`` and is named in the next Batch. ``_completing`` and ``_preempted``
+  wait for the token that is in flight.
+- Between two steps the row of a request that prefills holds its first ``num_prefilled`` tokens, and that of one that
+  decodes all of its ``token_ids``: what is inserted into the prefix cache is what the row holds.
+- The buffers of all rows and the prefix cache take at most ``memory.max_bytes`` after each step. The oldest request is
+  never preempted, so there is always progress.
 - The work of a step grows with the running requests, never with the waiting ones.
 """
 
@@ -11,11 +17,30 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
 
 from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
+from quince.engine.followers import MIN_SHARED, Followers, leaders
+from quince.engine.grouping import DecodeGroups
+from quince.engine.memory import GroupPlan, KVMemory, Rectangle
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefill import Lane, PrefillLanes, save_points
+from quince.engine.prefix_cache import Match, PrefixCache
 from quince.engine.request import STATUS_OF, Request, RequestStatus
+
+LOOKAHEAD = 32  # waiting requests that are looked at in one step
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """``pad_prefill``: whether prompts of different lengths may be prefilled together. ``snapshot_interval``: tokens
+    between two snapshots of a long prompt."""
+
+    max_running_requests: int
+    pad_prefill: bool = True
+    snapshot_interval: int = 512
 
 
 class Scheduler:
@@ -25,33 +50,62 @@ class Scheduler:
     its result is dropped. A request that reaches max_tokens has none, since its count is known in advance.
     """
 
-    def __init__(self, *, max_running_requests: int, pacer: PrefillPacer, pad_prefill: bool = True) -> None:
-        """``pad_prefill``: whether prompts of different lengths may be prefilled together."""
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        *,
+        pacer: PrefillPacer,
+        prefix_cache: PrefixCache,
+        memory: KVMemory,
+        groups: DecodeGroups,
+    ) -> None:
+        self.prefix_cache = prefix_cache
+        self.memory = memory
+        self.cached_tokens = self.cache_hits = self.preemptions = 0
+        self._cache_bytes = prefix_cache.max_bytes
+        self._config = config
         self._pacer = pacer
-        self._pad_prefill = pad_prefill
-        self._max_running_requests = max_running_requests
+        self._groups = groups
+        self._lanes = PrefillLanes(pad=config.pad_prefill)
         self._waiting: OrderedDict[str, Request] = OrderedDict()
+        self._followers = Followers()
         self._prefilling: dict[str, Request] = {}
         self._decoding: dict[str, Request] = {}
         self._completing: dict[str, Request] = {}
+        self._preempted: dict[str, Request] = {}
+        self._advanced: list[Request] = []  # those that the last Batch prefilled
         self._free: list[str] = []
         self._outputs: list[Output] = []  # what happened between two steps: starts and aborts
+        self._arrived = 0
+        self._next_groups: dict[int, Rectangle] = {}
+        self._bound_cache()
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._followers) + len(self._preempted)
 
     @property
     def num_running(self) -> int:
         return len(self._prefilling) + len(self._decoding)
 
     def has_work(self) -> bool:
-        return bool(
-            self._waiting or self._prefilling or self._decoding or self._completing or self._free or self._outputs
-        )
+        queues = (self._waiting, self._prefilling, self._decoding, self._completing, self._preempted)
+        return any(queues) or bool(self._free or self._outputs)
 
     def add(self, request: Request) -> None:
+        self._arrived += 1
+        request.number = self._arrived
         self._waiting[request.request_id] = request
+        most = self.memory.most_tokens
+        if len(request.prompt_token_ids) < most:
+            request.max_tokens = min(request.max_tokens, most - len(request.prompt_token_ids))
+        else:
+            self._refuse(request, self._too_long(request))
+
+    def refuse(self, request: Request, error: str) -> None:
+        """Finish a request that cannot be run, by its own fault."""
+        self._waiting[request.request_id] = request
+        self._refuse(request, error)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Finish these requests; unknown and finished ones are ignored. Their rows go with the next Batch."""
@@ -60,119 +114,297 @@ class Scheduler:
             if request is not None:
                 self._outputs.append(self._finish(request, FinishReason.ABORT))
 
-    def refuse(self, request: Request, error: str) -> None:
-        """Finish a request that cannot be run, by its own fault."""
-        self.add(request)
-        self._outputs.append(self._finish(request, FinishReason.ERROR, error))
-        self._outputs[-1].refused = True
-
     def schedule(self) -> Batch:
+        self._save_prefilled()
         self._advance_decoding()
-        join = self._join_prefilled()
+        joining = self._place_prefilled()
+        tight = self._make_room(joining)
+        self.memory.commit(self._next_groups)
+        join = [self._join(request, group) for request, group in joining.values()]
         budget = self._pacer.budget(decoding=bool(self._decoding))
-        prefill = self._continue_prefill(budget) or self._admit(budget)
+        self._admit(budget)
+        prefill = self._prefill(budget)
+        self._bound_cache()
         free, self._free = self._free, []
-        return Batch(free=free, join=join, prefill=prefill, decoding=len(self._decoding))
+        cache = self.prefix_cache.take_operations()
+        decoding = len(self._decoding)
+        return Batch(cache=cache, free=free, join=join, prefill=prefill, decoding=decoding, tight=tight)
 
     def update(self, tokens: Iterable[SampledToken]) -> list[Output]:
         """Give each sampled token to its request and finish those that are done."""
         outputs, self._outputs = self._outputs, []
         for token in tokens:
-            request = self._decoding.get(token.request_id) or self._completing.get(token.request_id)
+            name = token.request_id
+            request = self._decoding.get(name) or self._completing.get(name) or self._preempted.get(name)
             if request is not None:
                 outputs.append(self._append(request, token))
+        for request in self._preempted.values():
+            request.preempt()
+            self._wait_again(request)
+        self._preempted.clear()
         return outputs
 
     def fail_running(self, error: str) -> list[Output]:
-        """The step failed and took every row with it: finish all that ran, keep those that wait."""
+        """The step failed and took every row with it, and what was kept of others: finish all that ran, keep those
+        that wait."""
         outputs, self._outputs = self._outputs, []
-        running = (self._prefilling, self._decoding, self._completing)
+        running = (self._prefilling, self._decoding, self._completing, self._preempted)
         for request in [request for queue in running for request in queue.values()]:
             outputs.append(self._finish(request, FinishReason.ERROR, error))
+        self.prefix_cache.clear()
+        self.memory.clear()
+        self._groups.clear()
+        self._lanes.clear()
+        self._advanced.clear()
         self._free.clear()
         return outputs
 
     def _find(self, request_id: str) -> Request | None:
-        for queue in (self._waiting, self._prefilling, self._decoding, self._completing):
+        for queue in (self._waiting, self._prefilling, self._decoding, self._completing, self._preempted):
             if request_id in queue:
                 return queue[request_id]
-        return None
+        return self._followers.get(request_id)
 
-    def _join_prefilled(self) -> list[DecodeRow]:
-        """Move the requests whose whole prompt has been handed to the runner to decoding."""
-        ready = [request for request in self._prefilling.values() if request.num_to_prefill == 0]
-        for request in ready:
-            del self._prefilling[request.request_id]
-            self._decoding[request.request_id] = request
-            request.num_launched = 1
-        return [
-            DecodeRow(
-                r.request_id,
-                r.prompt_token_ids[-1],
-                r.sampling,
-                r.prompt_token_ids if r.sampling.repetition_penalty != 1 else [],
-            )
-            for r in ready
-        ]
+    # Decode
 
     def _advance_decoding(self) -> None:
         """Launch one more token of every decoding request; those that have launched all give up their rows."""
-        complete = [r for r in self._decoding.values() if r.num_launched == r.sampling.max_tokens]
+        complete = [r for r in self._decoding.values() if r.num_launched == r.max_tokens]
         for request in complete:
-            del self._decoding[request.request_id]
+            self._leave_decoding(request)
             self._completing[request.request_id] = request
-            self._free.append(request.request_id)
         for request in self._decoding.values():
             request.num_launched += 1
+        self._groups.advance()
 
-    def _continue_prefill(self, budget: int) -> list[PrefillChunk]:
-        """The next chunk of the one long prompt in progress, if there is one."""
-        for request in self._prefilling.values():
-            if request.num_to_prefill > 0:
-                return [self._chunk(request, budget)]
-        return []
+    def _place_prefilled(self) -> dict[str, tuple[Request, int]]:
+        """The requests whose whole prompt has been handed to the runner, with the groups that they can join."""
+        ready = [request for request in self._prefilling.values() if request.num_to_prefill == 0]
+        return {r.request_id: (r, self._groups.place(r.request_id, len(r.input_token_ids))) for r in ready}
 
-    def _admit(self, budget: int) -> list[PrefillChunk]:
-        """Start waiting requests in order, as many as fit one rectangle of ``budget`` tokens.
+    def _join(self, request: Request, group: int) -> DecodeRow:
+        request_id, sampling = request.request_id, request.sampling
+        self._leave_prefill(request)
+        self._decoding[request_id] = request
+        request.num_launched = request.num_generated + 1
+        return DecodeRow(
+            request_id,
+            request.input_token_ids[-1],
+            sampling,
+            group,
+            request.prompt_token_ids if sampling.repetition_penalty != 1 else [],
+            request.output_token_ids.copy(),
+        )
 
-        Padding counts. A prompt longer than the budget starts alone and goes on in the next steps.
-        """
-        chunks: list[PrefillChunk] = []
-        width = 0
-        while self._waiting and self.num_running < self._max_running_requests:
-            request = next(iter(self._waiting.values()))
-            need = max(width, request.num_to_prefill)
-            if chunks and need * (len(chunks) + 1) > budget:
-                break
-            if chunks and not self._pad_prefill and request.num_to_prefill not in (0, width):
-                break
-            del self._waiting[request.request_id]
-            self._start(request)
-            if request.num_to_prefill > 0:  # a prompt of one token has nothing to prefill
-                width = need
-                chunks.append(self._chunk(request, budget))
+    def _leave_decoding(self, request: Request) -> None:
+        """Its row goes with the next Batch; what it holds is kept."""
+        del self._decoding[request.request_id]
+        self._groups.remove(request.request_id)
+        self._free.append(request.request_id)
+        self.prefix_cache.insert(request.token_ids, request.request_id)
+
+    # Prefill
+
+    def _prefill(self, budget: int) -> list[PrefillChunk]:
+        chunks = self._lanes.next_chunks(budget)
+        self._advanced = [self._prefilling[chunk.request_id] for chunk in chunks]
         return chunks
 
-    def _start(self, request: Request) -> None:
-        request.status = RequestStatus.RUNNING
-        self._prefilling[request.request_id] = request
-        self._outputs.append(Output(request.request_id, started=True))
+    def _save_prefilled(self) -> None:
+        """Keep what the last Batch has computed of prompts, where others may resume."""
+        for request in self._advanced:
+            if request.request_id not in self._prefilling:
+                continue
+            if request.save_points and request.save_points[0] <= request.num_prefilled:
+                request.save_points.pop(0)
+                self._save(request)
+            elif request.num_to_prefill == 0 or self._followers.are_due(request):
+                self._save(request)
+            self._release_followers(request, request.num_prefilled)
+        self._advanced = []
 
-    def _chunk(self, request: Request, budget: int) -> PrefillChunk:
-        start = request.num_prefilled
-        stop = start + min(request.num_to_prefill, budget)
-        request.num_prefilled = stop
-        prompt = request.prompt_token_ids
-        return PrefillChunk(request.request_id, prompt[start:stop], start, len(prompt) - 1)
+    def _save(self, request: Request) -> None:
+        self.prefix_cache.insert(request.input_token_ids[: request.num_prefilled], request.request_id)
+
+    def _leave_prefill(self, request: Request) -> None:
+        del self._prefilling[request.request_id]
+        self._lanes.remove(request)
+        self._release_followers(request, None)
+
+    def _release_followers(self, leader: Request, position: int | None) -> None:
+        for request in reversed(self._followers.release(leader, position)):
+            self._wait_again(request)
+
+    def _wait_again(self, request: Request) -> None:
+        """At the head of the queue."""
+        self._waiting[request.request_id] = request
+        self._waiting.move_to_end(request.request_id, last=False)
+
+    # Admission
+
+    def _admit(self, budget: int) -> None:
+        """Start waiting requests in order, in new lanes of those that can be prefilled together."""
+        lanes: list[Lane] = []
+        for request in list(islice(self._waiting.values(), LOOKAHEAD)):
+            if self.num_running >= self._config.max_running_requests:
+                break
+            if self._follows(request):
+                continue
+            match = self._match(request)
+            work = len(request.input_token_ids) - 1 - match.length
+            lane = next((lane for lane in lanes if lane.takes(request, match.length, budget)), None)
+            if lane is None and work > 0 and not self._lanes.may_add(work, budget):
+                continue
+            if not self._fits(request, match, lane):
+                break
+            self._start(request, match)
+            if lane is None and work > 0:
+                lane = self._lanes.add()
+                lanes.append(lane)
+            if lane is not None and work > 0:
+                lane.add(request)
+
+    def _match(self, request: Request) -> Match:
+        """What the prefix cache has of the request; looked up again when the cache has changed."""
+        if request.match is None or request.match[0] != self.prefix_cache.version:
+            match = self.prefix_cache.match(request.input_token_ids, len(request.input_token_ids) - 1)
+            request.match = (self.prefix_cache.version, match)
+        return request.match[1]
+
+    def _start(self, request: Request, match: Match) -> None:
+        request_id = request.request_id
+        del self._waiting[request_id]
+        if match.length:
+            self.prefix_cache.restore(match, request_id)
+        request.num_prefilled = match.length
+        if self.prefix_cache.needs_snapshots:
+            end = len(request.input_token_ids) - 1
+            interval = self._config.snapshot_interval
+            request.save_points = save_points(request.boundaries, match.length, end, interval)
+        if request.status is RequestStatus.WAITING:
+            self.cached_tokens += match.length
+            self.cache_hits += match.length > 0
+            self._outputs.append(Output(request_id, started=True, cached_tokens=match.length))
+        request.status = RequestStatus.RUNNING
+        self._prefilling[request_id] = request
+
+    def _follows(self, request: Request) -> bool:
+        """Whether the request waits for one that is computing more of its prompt than the cache has."""
+        if not self.prefix_cache.enabled:
+            return False
+        for leader, shared in leaders(request, self._prefilling.values()):
+            if shared - self._match(request).length < MIN_SHARED:
+                continue
+            if shared <= leader.num_prefilled:
+                if not self.prefix_cache.needs_snapshots:
+                    self._save(leader)
+                continue
+            if self.prefix_cache.needs_snapshots and shared not in leader.save_points:
+                leader.save_points = sorted([*leader.save_points, shared])
+            del self._waiting[request.request_id]
+            self._followers.add(request, leader, shared)
+            return True
+        return False
+
+    # Memory
+
+    def _bound_cache(self) -> None:
+        """The prefix cache may take what rows leave, up to its own limit."""
+        self.prefix_cache.resize(min(self._cache_bytes, self.memory.max_bytes - self._row_bytes()))
+
+    def _row_bytes(self) -> int:
+        """What all rows take."""
+        memory = self.memory
+        return memory.group_bytes(memory.groups.values()) + sum(map(memory.lane_bytes, self._lanes.rectangles))
+
+    def _fits(self, request: Request, match: Match, lane: Lane | None) -> bool:
+        """Whether there is room for the request now: for its prompt, and for its row when it decodes, and for those of
+        all others that prefill. What the prefix cache keeps makes place."""
+        memory = self.memory
+        need = memory.row_bytes(len(request.input_token_ids))
+        if self.num_running > 0:
+            reserved = sum(memory.row_bytes(len(other.input_token_ids)) for other in self._prefilling.values())
+            lane = lane or Lane(pad=False)
+            need += reserved + memory.lane_bytes(lane.grown(request)) - memory.lane_bytes(lane.rectangle)
+        missing = self._row_bytes() + need + self.prefix_cache.nbytes - memory.max_bytes
+        if missing <= 0:
+            return True
+        if missing > self.prefix_cache.nbytes:
+            return False
+        if match.length:
+            self.prefix_cache.pin(match)
+        freed = self.prefix_cache.evict(missing)
+        if match.length:
+            self.prefix_cache.unpin(match)
+        return freed >= missing
+
+    def _make_room(self, joining: dict[str, tuple[Request, int]]) -> bool:
+        """See to it that the next Batch has the memory it needs. Returns whether its buffers must be tight."""
+        while True:
+            for tight in (False, True):
+                missing = self._plan(joining, tight) - self.memory.max_bytes
+                if missing + self.prefix_cache.nbytes <= 0:
+                    return tight
+                self.prefix_cache.evict(missing + self.prefix_cache.nbytes)
+                if missing + self.prefix_cache.nbytes <= 0:
+                    return tight
+            running = [*self._prefilling.values(), *self._decoding.values()]
+            if len(running) <= 1:
+                return True
+            self._preempt(max(running, key=lambda request: request.number), joining)
+
+    def _plan(self, joining: dict[str, tuple[Request, int]], tight: bool) -> int:
+        """Size the decode groups for the next Batch. Returns what all rows will take."""
+        plans: dict[int, GroupPlan] = {}
+        adopted_bytes = 0
+        for number, rows in self._groups.lengths.items():
+            new = [name for name in rows if name in joining]
+            adopted = None
+            if number not in self.memory.groups and len(new) == len(rows):
+                adopted = self._lanes.whole([joining[name][0] for name in new])
+                adopted_bytes += 0 if adopted is None else self.memory.lane_bytes(adopted)
+            plans[number] = GroupPlan(list(rows.values()), [rows[name] for name in new], adopted)
+        self._next_groups = self.memory.plan(plans, tight=tight)
+        lanes = sum(map(self.memory.lane_bytes, self._lanes.rectangles))
+        return self.memory.group_bytes(self._next_groups.values()) + lanes - adopted_bytes
+
+    def _preempt(self, request: Request, joining: dict[str, tuple[Request, int]]) -> None:
+        """Take the request's row. What it holds is kept if there is room, and the request waits for its turn."""
+        request_id = request.request_id
+        self.preemptions += 1
+        request.status = RequestStatus.PREEMPTED
+        if request_id in joining:
+            del joining[request_id]
+            self._groups.remove(request_id)
+        if request_id in self._prefilling:
+            held = request.input_token_ids[: request.num_prefilled]
+            self._leave_prefill(request)
+            if request.num_prefilled > 0:
+                self._free.append(request_id)
+            request.preempt()
+            self._wait_again(request)
+        else:
+            held = request.token_ids
+            del self._decoding[request_id]
+            self._groups.remove(request_id)
+            self._free.append(request_id)
+            self._preempted[request_id] = request
+        room = self.memory.max_bytes - self._plan(joining, tight=True)
+        self.prefix_cache.resize(min(self._cache_bytes, room))
+        self.prefix_cache.insert(held, request_id)
+
+    # The end
 
     def _append(self, request: Request, token: SampledToken) -> Output:
-        request.num_generated += 1
+        request.output_token_ids.append(token.token_id)
         reason = None
         if token.error is not None:
-            return self._finish(request, FinishReason.ERROR, token.error)
+            output = self._finish(request, FinishReason.ERROR, f"the format cannot be held to: {token.error}")
+            output.refused = True
+            return output
         if token.token_id in request.stop_token_ids:
             reason = FinishReason.STOP
-        elif request.num_generated == request.sampling.max_tokens:
+        elif request.num_generated == request.max_tokens:
             reason = FinishReason.LENGTH
         output = self._finish(request, reason) if reason else Output(request.request_id)
         output.token_ids = [token.token_id]
@@ -180,11 +412,29 @@ class Scheduler:
             output.logprobs = [token.logprobs]
         return output
 
+    def _refuse(self, request: Request, error: str) -> None:
+        self._outputs.append(self._finish(request, FinishReason.ERROR, error))
+        self._outputs[-1].refused = True
+
+    def _too_long(self, request: Request) -> str:
+        tokens = len(request.prompt_token_ids)
+        need, have = self.memory.row_bytes(tokens + 1), self.memory.max_bytes
+        return (
+            f"the prompt has {tokens} tokens, whose keys and values take {need / 2**20:.0f} MiB, but there are only "
+            f"{have / 2**20:.0f} MiB for them: at most {max(0, self.memory.most_tokens - 1)} tokens fit"
+        )
+
     def _finish(self, request: Request, reason: FinishReason, error: str | None = None) -> Output:
         request_id = request.request_id
-        if request_id in self._prefilling or request_id in self._decoding:
-            self._free.append(request_id)
-        for queue in (self._waiting, self._prefilling, self._decoding, self._completing):
+        if request_id in self._prefilling:
+            self._save(request)
+            self._leave_prefill(request)
+            if request.num_prefilled > 0:  # else the runner has no row yet
+                self._free.append(request_id)
+        elif request_id in self._decoding:
+            self._leave_decoding(request)
+        for queue in (self._waiting, self._completing, self._preempted):
             queue.pop(request_id, None)
+        self._followers.discard(request_id)
         request.status = STATUS_OF[reason]
         return Output(request_id, finish_reason=reason, error=error)

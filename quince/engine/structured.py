@@ -7,6 +7,7 @@ constraints only when that one is done.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,8 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
 from quince.sampling import SamplingParams, ThinkingBudget
 
-MAX_CACHED_GRAMMARS = 64
+MAX_CACHED_SIZE = 2**20  # characters of the grammars that are remembered: a matcher takes about 100 bytes for each
+MAX_MESSAGE = 300
 
 _Bits = npt.NDArray[np.int32]
 
@@ -51,9 +53,9 @@ class GrammarCompiler:
         if matcher is None:
             matcher = LLMatcher(self._tokenizer(sampling.stop_token_ids), key[0], log_level=0)
             if matcher.is_error():
-                raise ValueError(matcher.get_error())
+                raise ValueError(brief(matcher.get_error()))
             self._compiled[key] = matcher
-            if len(self._compiled) > MAX_CACHED_GRAMMARS:
+            while sum(len(grammar) for grammar, _ in self._compiled) > MAX_CACHED_SIZE and len(self._compiled) > 1:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return matcher.deep_copy()
@@ -67,6 +69,11 @@ class GrammarCompiler:
                 str(self._tokenizer_file), n_vocab=self._vocab_size, eos_token=list(stop_token_ids)
             )
         return self._tokenizers[stop_token_ids]
+
+
+def brief(error: str) -> str:
+    """llguidance's message without its listing of the parser's state and of the grammar."""
+    return re.split(r"\n?<(?:state|grammar|backtrace)>|\n   1 \|", error)[0].strip()[:MAX_MESSAGE]
 
 
 class Constraint:
@@ -89,9 +96,12 @@ class Constraint:
         """The request has said this token. What is wrong, if the grammar cannot go on."""
         if self._thinking is not None:
             self._thinking.advance(token_id)
-        if self.matcher is None or self.matcher.is_stopped() or self.matcher.consume_token(token_id):
+        if self.matcher is None:
             return None
-        return self.matcher.get_error() or "the grammar forbids the token that was chosen"
+        if not self.matcher.is_stopped():
+            self.matcher.consume_token(token_id)
+        # Also if it was in the middle of computing a mask that llguidance came upon a limit.
+        return brief(self.matcher.get_error()) if self.matcher.is_error() else None
 
     def restrict(self, bits: _Bits) -> None:
         """``bits`` (one row) holds what the grammar allows: leave only what the thinking budget forces, if anything.

@@ -7,6 +7,7 @@ answer slowly rather than wrongly.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from random import Random
@@ -15,6 +16,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch_cache import BatchCache, RowChange
+from quince.engine.kv_layout import COLUMN_STEP, KVLayout
 
 # Very different lengths, so that padding that leaks in is most of what the shorter row has seen.
 SHORT, LONG = 3, 40
@@ -44,13 +46,48 @@ def probe(model: Module, vocab_size: int) -> Support:
     return Support(batches=False, pads=False)
 
 
-def token_seconds(model: Module, vocab_size: int) -> float:
-    """What a prompt token costs here, roughly: the second time, since kernels are compiled at the first."""
+@dataclass(frozen=True)
+class Costs:
+    """What running the model takes here, roughly. ``token_memory``: bytes that a forward pass needs for a moment, per
+    token of a prompt. ``padding_tokens``: how many tokens' keys and values are read in the time of one more pass."""
+
+    token_seconds: float
+    token_memory: int
+    padding_tokens: int
+    layout: KVLayout
+
+
+def measure(model: Module, vocab_size: int) -> Costs:
+    """Each time is the second one, since kernels are compiled at the first."""
     prompt = _random_prompt(vocab_size, LONG)
     for _ in range(2):
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
         started = time.perf_counter()
-        mx.eval(_prefill(model, [prompt], mask_axes=4).arrays())
-    return (time.perf_counter() - started) / (LONG - 1)
+        cache = _prefill(model, [prompt], mask_axes=4)
+        mx.eval(cache.arrays())
+    token_memory = max(0, mx.get_peak_memory() - before - cache.nbytes) // LONG
+    token_seconds = (time.perf_counter() - started) / (LONG - 1)
+    for _ in range(3):
+        started = time.perf_counter()
+        cache.begin(1)
+        mx.eval(model(mx.array([prompt[-1:]]), cache=cache.layers), cache.arrays())
+        cache.commit()
+    pass_seconds = time.perf_counter() - started
+    layout = cache.layout()
+    padding = pass_seconds / (_byte_seconds() * layout.token_bytes) if layout.token_bytes else 2.0**40
+    return Costs(token_seconds, token_memory, max(COLUMN_STEP, int(padding)), layout)
+
+
+@functools.cache
+def _byte_seconds() -> float:
+    """How long it takes to read a byte of memory."""
+    block = mx.ones((16, 2**20))
+    for _ in range(2):
+        mx.eval(block)
+        started = time.perf_counter()
+        mx.eval(block.max(axis=1))
+    return (time.perf_counter() - started) / block.nbytes
 
 
 def _random_prompt(vocab_size: int, length: int) -> list[int]:

@@ -95,9 +95,10 @@ def _run(conversion: Conversion, cancelled: threading.Event, command: tuple[str,
         )
         with _killed_at_exit(process):
             assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(msgspec.json.encode(conversion))
-            _wait(process, cancelled.wait)
+            with contextlib.suppress(BrokenPipeError), process.stdin:  # left open: the child ends when it does
+                process.stdin.write(msgspec.json.encode(conversion) + b"\n")
+                process.stdin.flush()
+                _wait(process, cancelled.wait)
         words.seek(0)
         last = words.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
     if process.returncode < 0:

@@ -1,6 +1,7 @@
 """Converts one model directory to MLX, in a process of its own: run as ``python -m quince.models.convert_worker``.
 
-Standard input carries one Conversion as JSON. The exit code is 0, or 1 with the reason as the last line on stderr.
+Standard input carries one Conversion as a line of JSON and then stays open: when it ends, the parent is gone, and so is
+the converter. The exit code is 0, or 1 with the reason as the last line on stderr.
 This is the only file outside the engine process that imports mlx_lm.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from typing import Any
 
@@ -17,7 +19,8 @@ from quince.models.convert import Conversion
 
 
 def main() -> None:
-    conversion = msgspec.json.decode(sys.stdin.buffer.read(), type=Conversion)
+    conversion = msgspec.json.decode(sys.stdin.buffer.readline(), type=Conversion)
+    threading.Thread(target=_exit_with_parent, name="parent-watch", daemon=True).start()
     os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the directory; a lookup would be a mistake
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     warnings.simplefilter("ignore")
@@ -27,6 +30,12 @@ def main() -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(reason, file=sys.stderr)  # noqa: T201 - the parent reads it
         sys.exit(1)
+
+
+def _exit_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
 
 
 def _convert(conversion: Conversion) -> None:

@@ -13,6 +13,7 @@ from quince.models.pull import Installer, Progress, PullRequest
 from quince.models.store import ModelStore, StoredModel
 
 MAX_PULLS = 8
+GOODBYE = 2.0  # seconds
 
 
 class PullJob:
@@ -95,6 +96,10 @@ class Downloads:
             job.result.add_done_callback(lambda _: self._shared.pop(repo_id))
         return await asyncio.shield(job.result)
 
-    def stop(self) -> None:
-        for job in list(self._jobs):
+    async def stop(self) -> None:
+        """Cancel them, and give them a moment to end the connections and converters that they have."""
+        jobs = list(self._jobs)
+        for job in jobs:
             job.cancel()
+        if jobs:
+            await asyncio.wait([job.result for job in jobs], timeout=GOODBYE)

@@ -81,6 +81,8 @@ def make_engine(
         max_running_requests=config.max_running_requests,
         prefill_chunk_size=config.prefill_chunk_size,
         max_model_len=config.ctx_size,
+        memory_bytes=config.memory_bytes,
+        prefix_cache_bytes=config.prefix_cache_bytes,
         task=TASKS[stored.type],
     )
     limits = EngineLimits(

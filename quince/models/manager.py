@@ -91,14 +91,15 @@ class ModelManager:
     async def stop(self) -> None:
         """End every engine and what still runs on it. Also after a ``start`` that failed, and again."""
         self._stopped = True
-        if self._downloads is not None:
-            self._downloads.stop()
         self._notify()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(slot.engine.stop() for slot in self._slots.values() if slot.engine is not None))
+        endings = [slot.engine.stop() for slot in self._slots.values() if slot.engine is not None]
+        if self._downloads is not None:
+            endings.append(self._downloads.stop())
+        # At once: the streams that an engine leaves are told while others still end.
+        await asyncio.gather(*tasks, *endings, return_exceptions=True)
         if self._sockets is not None:
             self._sockets.close()
 
@@ -176,6 +177,12 @@ class ModelManager:
         if slot.draining is not None and not slot.running:
             await asyncio.wait([slot.draining])
         return self._status(slot.stored)
+
+    def is_ready(self, name: str | None) -> bool:
+        """Whether ``acquire`` would not wait."""
+        stored = self.registry.recall(name)
+        slot = None if stored is None else self._slots.get(str(stored.path))
+        return slot is not None and slot.state is ModelState.READY
 
     @property
     def downloads(self) -> Downloads:

@@ -15,6 +15,7 @@ from quince.models.store import Manifest, ModelStore, Source, StoredModel
 
 DEFAULT_NAMES = ("default", "model")
 MAX_REMEMBERED = 1024
+MAX_NAMED = 10  # in an error message
 
 
 class ModelRegistry:
@@ -72,8 +73,9 @@ class ModelRegistry:
         return self._store.models()[0] if found is None and first else found
 
     def _not_found(self, name: str | None) -> str:
-        names = [self.only.name] if self.only else [model.name for model in self._store.models()]
-        return f"The model '{name}' does not exist on this server. It serves: {', '.join(names)}."
+        names = [model.name for model in self.models()]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        return f"The model '{name}' does not exist on this server. It serves: {', '.join(names[:MAX_NAMED])}{more}."
 
 
 def _locate(config: ServeConfig, store: ModelStore) -> StoredModel:

@@ -259,11 +259,14 @@ class ModelStore:
 
     def _remove_staged(self, name: str) -> str:
         name = self.resolve_alias(name)
-        broken = [folder for folder in self.staging.glob(f"{staging_key(name)}@*") if folder.is_dir()]
-        if not broken:
+        key = staging_key(name)
+        if not any(self.staging.glob(f"{key}@*")):
             self.get(name)
-        for folder in broken:
-            shutil.rmtree(folder, ignore_errors=True)
+        with (self.staging / f"{key}.lock").open("a") as file:
+            if not _try_lock(file.fileno()):
+                raise StoreError(f"{name} is being pulled: end that first")
+            for folder in self.staging.glob(f"{key}@*"):
+                shutil.rmtree(folder, ignore_errors=True)
         return name
 
     # Staging

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from starlette.responses import Response
 
 from quince.config import ServeConfig
+from quince.errors import EngineUnavailable
 from quince.models.loaded import LoadedModel
 from quince.models.manager import ModelManager
 from quince.server.sse import wait_disconnect
@@ -33,11 +34,18 @@ class ServerState:
 class RequestState(ServerState):
     """The server's state as one request sees it: what it acquires is its own until its answer has been sent."""
 
+    request: Request
     leases: AsyncExitStack
 
     async def acquire(self, name: str | None, **options: Any) -> LoadedModel:
-        """As ModelManager.acquire."""
-        return await self.leases.enter_async_context(self.manager.acquire(name, **options))
+        """As ModelManager.acquire; a client that leaves while the model is loaded no longer waits for it."""
+        entering = self.leases.enter_async_context(self.manager.acquire(name, **options))
+        if self.manager.is_ready(name):
+            return await entering
+        model = await while_connected(self.request, entering)
+        if model is None:
+            raise EngineUnavailable("the client has left")
+        return model
 
 
 async def request_state(request: Request) -> AsyncIterator[RequestState]:
@@ -45,7 +53,7 @@ async def request_state(request: Request) -> AsyncIterator[RequestState]:
     state = request.app.state.server
     assert isinstance(state, ServerState)
     async with AsyncExitStack() as leases:
-        yield RequestState(state.config, state.manager, leases)
+        yield RequestState(state.config, state.manager, request, leases)
 
 
 State = Annotated[RequestState, Depends(request_state)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +13,7 @@ from quince.errors import BodyTooLarge, QueueFull
 # How much of a refused body is still read, so that a client that only sends sees the answer: clients that wait for
 # nothing while they upload would otherwise see a broken connection.
 MAX_DISCARDED = 256 * 2**20
+DISCARD_TIMEOUT = 5.0  # seconds
 
 # As many bodies of the largest size may be in memory, with requests that are being read or answered.
 MAX_LARGEST_BODIES = 32
@@ -34,7 +38,9 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_size:
-            await _discard(receive)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISCARD_TIMEOUT):
+                    await _discard(receive)
             raise self._too_large()
         read = 0
 

@@ -91,14 +91,11 @@ class Answer:
         return self._end() or self._reason(_REASONS[output.finish_reason])
 
     def _push_token(self, token_id: int, logprob: TokenLogprobs | None) -> StopReason | None:
-        before = self._last
         if logprob is not None:
             self._logprobs.add(self._described(token_id, logprob))
         reason = self._take(self._parse(self._detokenizer.push(token_id)))
         if isinstance(self._last, ReasoningDelta):
             self._reasoning_tokens += 1
-        if isinstance(before, ReasoningDelta | ToolCallStart | ToolCallDelta) and not isinstance(self._last, TextDelta):
-            self._logprobs.drop()  # a mark's
         return reason
 
     def _parse(self, text: str) -> Sequence[Delta]:
@@ -109,6 +106,8 @@ class Answer:
     def _take(self, deltas: Sequence[Delta]) -> StopReason | None:
         """Pass deltas on, text by way of the stop strings; why the answer ends with them, if it does."""
         for delta in deltas:
+            if not isinstance(delta, TextDelta):
+                self._show(self._stop.flush(), 0)  # no stop string goes on behind a call or thinking
             if isinstance(delta, ToolCallStart):
                 if self._calls == self._rules.max_calls:
                     return StopReason.TOOL_CALLS
@@ -138,7 +137,7 @@ class Answer:
             rest += self._rules.parser.flush()
         if reason := self._take(rest):
             return reason
-        text, logprobs = self._stop.flush(), self._logprobs.rest()
+        text, logprobs = self._stop.flush(), self._logprobs.rest(torn=not isinstance(self._last, ToolCallDelta))
         if text or logprobs:
             self._deltas.append(TextDelta(text, logprobs))
         return None
@@ -173,18 +172,28 @@ class _TextLogprobs:
         """What was added belongs to no text."""
         self._new.clear()
 
-    def shown(self, count: int, pushed: int) -> tuple[TokenLogprob, ...]:
-        """``pushed`` more characters are known, ``count`` more are shown: whose they are."""
-        self._placed += [(self._pushed, logprob) for logprob in self._new]
+    def _place(self, pushed: int) -> None:
+        """``pushed`` characters are those of the last tokens; what came before them was swallowed by a parser."""
+        kept, missing = [], pushed
+        while self._new and missing > 0:
+            kept.append(self._new.pop())
+            missing -= sum(byte & 0xC0 != 0x80 for byte in kept[-1].data)  # characters that begin in the token
+        self._placed += [(self._pushed, logprob) for logprob in reversed(kept)]
         self._new.clear()
         self._pushed += pushed
+
+    def shown(self, count: int, pushed: int) -> tuple[TokenLogprob, ...]:
+        """``pushed`` more characters are known, ``count`` more are shown: whose they are."""
+        if pushed:
+            self._place(pushed)
         self._shown += count
         ready = [logprob for start, logprob in self._placed if start < self._shown]
         del self._placed[: len(ready)]
         return tuple(ready)
 
-    def rest(self) -> tuple[TokenLogprob, ...]:
-        return (*(logprob for _, logprob in self._placed), *self._new)
+    def rest(self, *, torn: bool) -> tuple[TokenLogprob, ...]:
+        """At the end; ``torn``: tokens whose text is not known are of a character that was cut off, not of a mark."""
+        return (*(logprob for _, logprob in self._placed), *(self._new if torn else ()))
 
 
 def _joined(deltas: Sequence[Delta]) -> list[Delta]:

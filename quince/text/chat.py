@@ -29,6 +29,17 @@ EFFORT_BUDGETS: dict[ReasoningEffort, int | None] = {
     "max": None,
 }
 
+# For templates that know efforts but not all of these names.
+NEAREST_EFFORT: dict[ReasoningEffort, ReasoningEffort] = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+
 # Text at the end of a prompt that tells whether it leaves the model thinking.
 PROMPT_TAIL = 200
 
@@ -65,7 +76,8 @@ class ChatParams:
 class Prompt:
     """A prompt that is ready for the engine, and how its answer is to be read.
 
-    ``field`` is what the client calls it, for errors. The rest as in SamplingParams and AnswerRules.
+    ``field`` is what the client calls it, for errors; ``echo`` is what the answer begins with. The rest as in
+    SamplingParams and AnswerRules.
     """
 
     token_ids: list[int]
@@ -75,6 +87,7 @@ class Prompt:
     make_parser: Callable[[], Parser | None] = lambda: None
     visible_token_ids: frozenset[int] = frozenset()
     max_calls: int | None = None
+    echo: str = ""
     new_call_id: Callable[[str, int], str] = new_call_id
 
 
@@ -92,7 +105,7 @@ class ChatPrompter:
             output_format.check()
         tools = params.tools
         if tools is not None:
-            self._check_tools(tools)
+            self._check_tools(tools, beside_format=output_format is not None)
         definitions = None if tools is None else tools.definitions
         text = chat_template.render(self._tokenizer, messages, self._template_kwargs(params), definitions)
         tail = text[-PROMPT_TAIL:]
@@ -133,7 +146,8 @@ class ChatPrompter:
             return params.template_kwargs
         template = self._tokenizer.chat_template or ""
         if "reasoning_effort" in template:
-            return {"reasoning_effort": effort, **params.template_kwargs}
+            known = effort if f"'{effort}'" in template or f'"{effort}"' in template else NEAREST_EFFORT[effort]
+            return {"reasoning_effort": known, **params.template_kwargs}
         if "enable_thinking" in template:
             return {"enable_thinking": effort != "none", **params.template_kwargs}
         if effort == "none" and self._reasoning is None:
@@ -162,12 +176,13 @@ class ChatPrompter:
 
     # Holding the answer to a form
 
-    def _check_tools(self, tools: ToolChoice) -> None:
+    def _check_tools(self, tools: ToolChoice, *, beside_format: bool) -> None:
         if self._tools is None or "tools" not in (self._tokenizer.chat_template or ""):
             raise InvalidRequest("tools: this model's chat template knows no tools", param="tools")
         if tools.name is not None and not tools.callable:
             raise InvalidRequest(f"tool_choice: there is no tool '{tools.name}'", param="tool_choice")
-        for tool in tools.callable if tools.forced else [tool for tool in tools.tools if tool.strict]:
+        held = tools.forced or beside_format or any(tool.strict for tool in tools.tools)
+        for tool in tools.callable if held else []:
             json_schema(dict(tool.parameters), f"tools.{tool.name}.parameters").check()
 
     def _grammar(
@@ -191,7 +206,7 @@ class ChatPrompter:
             branches.append(self._after_thinking(calls.start, rules, opened=opened, content=False))
             if not forced and output_format is None and self._text_before_calls(opened=opened):
                 branches.append(f"{branches[0]} {calls.start}")
-        grammar = f"start: {' | '.join(branches)}\n" + "".join(rules)
+        grammar = self._tokenizer.spell_out(f"start: {' | '.join(branches)}\n" + "".join(rules))
         if problem := compile_error(grammar):
             raise InvalidRequest(f"tools: the model's call format cannot be held to them: {problem}", param="tools")
         return grammar

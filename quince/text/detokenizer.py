@@ -18,8 +18,14 @@ class Detokenizer:
     The cost of a token does not grow with the answer.
     """
 
-    def __init__(self, tokenizer: RustTokenizer, visible_token_ids: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: RustTokenizer,
+        special_token_ids: Collection[int] = (),
+        visible_token_ids: Collection[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
+        self._special_token_ids = special_token_ids
         self._visible_token_ids = visible_token_ids
         self._stream = DecodeStream(skip_special_tokens=True)
         self._pending: list[int] = []
@@ -28,6 +34,8 @@ class Detokenizer:
         """The text that this token completes; empty while a character is incomplete."""
         if token_id in self._visible_token_ids:
             return self._cut_off() + str(self._tokenizer.id_to_token(token_id))
+        if token_id in self._special_token_ids:
+            return ""
         self._pending.append(token_id)
         text = self._stream.step(self._tokenizer, token_id)
         if text is not None:

@@ -16,7 +16,7 @@ from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.sampling import SamplingParams
 from quince.text.answer import Answer, AnswerRules
 from quince.text.chat import ChatParams, ChatPrompter, Message, Prompt
-from quince.text.events import Event
+from quince.text.events import Event, TextDelta
 from quince.text.output_format import OutputFormat
 from quince.text.tokenizer import Tokenizer
 
@@ -42,7 +42,8 @@ class SamplingDefaults:
 class GenerationParams:
     """What a request asked for; None where it left the choice to the server. ``max_tokens`` is cut to the context.
 
-    ``n`` answers are given to each prompt. ``output_format`` holds an answer's text to a grammar.
+    ``n`` answers are given to each prompt. ``output_format`` holds an answer's text to a grammar. ``echo``: the answer
+    to a prompt that is continued begins with the prompt.
     """
 
     max_tokens: int | None = None
@@ -59,6 +60,7 @@ class GenerationParams:
     n: int = 1
     stop: Sequence[str] = ()
     ignore_eos: bool = False
+    echo: bool = False
     output_format: OutputFormat | None = None
     chat: ChatParams = dataclasses.field(default_factory=ChatParams)
 
@@ -101,7 +103,7 @@ class TextGenerator:
         def prepare() -> list[Prompt]:
             if params.output_format is not None:
                 params.output_format.check()
-            return [self._continuation(prompt, params.output_format) for prompt in prompts]
+            return [self._continuation(prompt, params) for prompt in prompts]
 
         size = sum(len(prompt) for prompt in prompts)
         names = _names(request_id, len(prompts) * params.n)
@@ -111,15 +113,14 @@ class TextGenerator:
                 async for event in events:
                     yield event
 
-    def text_of(self, prompt: str | list[int]) -> str:
-        """A prompt as text, to be echoed."""
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
-
-    def _continuation(self, prompt: str | list[int], output_format: OutputFormat | None) -> Prompt:
+    def _continuation(self, prompt: str | list[int], params: GenerationParams) -> Prompt:
+        output_format, echo = params.output_format, ""
+        if params.echo:
+            echo = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
         if isinstance(prompt, str):
             prompt = self._tokenizer.encode(prompt, add_special_tokens=True)
-        grammar = None if output_format is None else f"start: {output_format.expression}"
-        return Prompt(token_ids=prompt, field="prompt", grammar=grammar)
+        grammar = None if output_format is None else self._tokenizer.spell_out(f"start: {output_format.expression}")
+        return Prompt(token_ids=prompt, field="prompt", grammar=grammar, echo=echo)
 
     async def _answers(
         self, names: Sequence[str], prompts: Sequence[Prompt], params: GenerationParams
@@ -155,7 +156,11 @@ class TextGenerator:
         )
         answer = Answer(self._tokenizer, rules, len(prompt.token_ids))
         async with aclosing(self._engine.generate(request_id, prompt.token_ids, sampling)) as batches:
+            echo = prompt.echo
             async for outputs in batches:
+                if echo:
+                    yield TextDelta(echo)
+                    echo = ""
                 for event in answer.push(outputs):
                     yield event
                 if answer.finished:

@@ -41,6 +41,7 @@ class Tokenizer:
         self.has_file = (path / "tokenizer.json").is_file()
         self.vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
         added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        self._hidden_token_ids = frozenset(number for number, token in added.items() if token.special)
         # The tokens that a grammar cannot spell as text, with their ids: llguidance counts marks like <think> among
         # them even where the vocabulary does not.
         self.special_tokens: dict[str, int] = {
@@ -135,9 +136,15 @@ class Tokenizer:
             raise InvalidRequest(f"chat_template_kwargs: '{taken[0]}' cannot be set", param="chat_template_kwargs")
         return str(render(list(messages), tools=tools, tokenize=False, add_generation_prompt=True, **template_kwargs))
 
+    def spell_out(self, grammar: str) -> str:
+        """The grammar with text in it that looks like a special token spelled letter by letter: llguidance takes
+        forced text for the special token and then refuses it."""
+        spelled = any(token in grammar for token in self.special_tokens)
+        return f'%llguidance {{"no_forcing": true}}\n{grammar}' if spelled else grammar
+
     def detokenizer(self, visible_token_ids: Collection[int] = ()) -> Detokenizer:
         """``visible_token_ids``: special tokens that are text all the same."""
-        return Detokenizer(self._tokenizer.backend_tokenizer, visible_token_ids)
+        return Detokenizer(self._tokenizer.backend_tokenizer, self._hidden_token_ids, visible_token_ids)
 
 
 def _chat_template(template: str | dict[str, str] | None) -> str | None:

@@ -30,6 +30,12 @@ FLAGS = (
     "--queue-timeout",
     "--prefill-chunk-size",
     "--engine-timeout",
+    "--model-type",
+    "--max-loaded-models",
+    "--memory-budget",
+    "--idle-ttl",
+    "--preload",
+    "--auto-download",
     "--any-model-name",
     "--log-level",
 )

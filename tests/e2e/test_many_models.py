@@ -1,7 +1,7 @@
 """One server, several models, real engines: swaps under load, memory that comes back, and models that cannot be loaded.
 
 QUINCE_TEST_SWAPS (default 6) and QUINCE_TEST_SECONDS (default 15) make the long runs longer; what they showed at 100
-swaps and at 120 seconds is in docs/architecture.md.
+swaps and at 120 seconds is in docs/models.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ import pytest
 
 from quince.models.store import ModelStore
 from tests.e2e.helpers import assert_error_shape, chat_body, eventually, http_client, sse_events
-from tests.e2e.server_process import ServerProcess, is_alive, wait_for
+from tests.e2e.server_process import QUINCE, ServerProcess, environment, is_alive, wait_for
 from tests.hub_server import HubServer
 from tests.models.test_convert import plain as plain  # the demo model as a plain checkpoint
 from tests.models.test_store import install
@@ -35,7 +36,7 @@ SWAPS = int(os.environ.get("QUINCE_TEST_SWAPS", "6"))
 SECONDS = float(os.environ.get("QUINCE_TEST_SECONDS", "15"))
 CLIENTS = 8
 # Bytes of the server and its engine together that may differ between one swap and another.
-GROWTH = 40 * 2**20
+GROWTH = 20 * 2**20
 
 Start = Callable[..., ServerProcess]
 
@@ -165,7 +166,7 @@ async def test_an_idle_model_is_unloaded_and_its_memory_is_back(start: Start) ->
             return not is_alive(engine)
 
         await eventually(gone, within=5, what="the idle engine has ended")
-        assert model_state(server, "one") == "unloaded"
+        wait_for(lambda: model_state(server, "one") == "unloaded", within=2, what="the server has noticed")
         assert server.health().status_code == 200
         assert await ask(http, "one") == first
 
@@ -287,15 +288,19 @@ def test_what_is_installed_while_the_server_runs(start: Start, model_dir: Path) 
     wait_for(lambda: not server.engines(), within=5, what="the removed model is unloaded")
 
 
-def test_a_plain_checkpoint_that_was_quantised_serves(tmp_path: Path, plain: Path) -> None:
-    """Pulled at the start, as nothing of the name is here."""
+@pytest.mark.parametrize(("pulled_with", "name"), [(["--quantize", "4"], "plain-4bit"), ([], "quinces/plain")])
+def test_a_plain_checkpoint_serves(tmp_path: Path, plain: Path, pulled_with: list[str], name: str) -> None:
+    """Quantised by ``quince pull``; or pulled by ``quince serve --auto-download``, as nothing of the name is here."""
     with HubServer() as hub:
         hub.add("quinces/plain", plain)
         env = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "", "QUINCE_HOME": str(tmp_path / "home")}
-        pulled = tmp_path / "pull.log"
-        with ServerProcess(pulled, "quinces/plain", "--auto-download", env=env) as server:
+        if pulled_with:
+            command = [*QUINCE, "pull", "quinces/plain", *pulled_with]
+            subprocess.run(command, env=environment(env), check=True, capture_output=True, timeout=120)
+        with ServerProcess(tmp_path / "log", name, "--auto-download", env=env) as server:
             server.wait_ready()
-            body = chat_body("What is the capital of France?", model="quinces/plain", ignore_eos=False, max_tokens=30)
+            assert server.get("/v1/models").json()["data"][0]["id"] == name.rpartition("/")[2]
+            body = chat_body("What is the capital of France?", model=name, ignore_eos=False, max_tokens=30)
             answer = server.post(CHAT, body).json()["choices"][0]["message"]["content"]
             assert "Paris" in answer
 
@@ -307,3 +312,14 @@ def test_the_home_is_not_made_by_looking(tmp_path: Path) -> None:
         assert server.get("/v1/models").status_code == 200
     assert not home.exists()
     shutil.rmtree(home, ignore_errors=True)
+
+
+def test_a_client_that_leaves_during_the_load(start: Start) -> None:
+    """It is not waited for, and the load that others may want goes on."""
+    server = start("one")
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(server.base_url + CHAT, json=chat_body(model="one", max_tokens=4000), timeout=0.3, trust_env=False)
+    wait_for(lambda: model_state(server, "one") == "ready", within=20, what="it is loaded")
+    stats = server.get("/v1/queue/stats").json()
+    assert (stats["running"], stats["waiting"]) == (0, 0)
+    assert server.post("/v1/models/one/unload", {}).json()["state"] == "unloaded", "nobody holds it"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlx.nn.layers.base import Module
 
 from quince.engine import core
-from quince.engine.core import EngineCore
+from quince.engine.core import CoreConfig, EngineCore
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
 from quince.engine.structured import GrammarCompiler
 from tests.tiny_models import VOCAB_SIZE, tokenizer_file
@@ -24,11 +25,18 @@ class Answer:
     finish_reason: FinishReason | None = None
     error: str | None = None
     refused: bool = False
+    cached_tokens: int = 0
 
 
-def make_core(model: Module, *, prefill_chunk_size: int = 64) -> EngineCore:
+def make_core(model: Module, *, prefill_chunk_size: int = 64, prefix_cache_bytes: int = 0) -> EngineCore:
     grammars = GrammarCompiler(tokenizer_file(), VOCAB_SIZE)
-    return core.make_core(model, VOCAB_SIZE, grammars, max_running_requests=16, prefill_chunk_size=prefill_chunk_size)
+    config = CoreConfig(
+        max_running_requests=16,
+        prefill_chunk_size=prefill_chunk_size,
+        prefix_cache_bytes=prefix_cache_bytes,
+        snapshot_interval=64,
+    )
+    return core.make_core(model, VOCAB_SIZE, grammars, config)
 
 
 def run(
@@ -55,9 +63,16 @@ def run(
             answer.token_ids += output.token_ids
             answer.logprobs += output.logprobs
             answer.finish_reason = output.finish_reason or answer.finish_reason
+            answer.cached_tokens += output.cached_tokens
             answer.error, answer.refused = output.error, output.refused
     raise AssertionError(f"not finished after {MAX_STEPS} steps")
 
 
 def run_alone(model: Module, request: AddRequest) -> Answer:
-    return run(make_core(model), [request])[request.request_id]
+    """Without the prefix cache, in an engine that has nothing else to do."""
+    if _alone[0] is not model:
+        _alone[:] = [model, make_core(model)]
+    return run(_alone[1], [request])[request.request_id]
+
+
+_alone: list[Any] = [None, None]  # a model, and an engine for it

@@ -109,7 +109,7 @@ def test_room_is_given_back_when_a_long_row_leaves() -> None:
     cache = filled(model, [5, 900, 7])
     before = cache.nbytes
     change(model, cache, leave=[1])
-    assert cache.nbytes < before / 2
+    assert cache.nbytes <= before / 2
     assert mx.allclose(step(model, cache), step(model, filled(model, [5, 7])), atol=1e-4)
     change(model, cache, leave=[0, 1])
     assert cache.nbytes == 0

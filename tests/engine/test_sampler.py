@@ -141,3 +141,19 @@ def test_nobody_asks_nobody_pays(logits: mx.array) -> None:
     sampler = Sampler()
     sampler.set_rows(rows([SamplingParams(max_tokens=1)]))
     assert sampler.sample(logits[None], [0]).logprobs is None
+
+
+def test_equally_likely_alternatives_are_the_same_whatever_others_ask() -> None:
+    logits = mx.zeros((2, VOCABULARY)).at[:, 7].add(1.0)
+    few, many = SamplingParams(max_tokens=1, logprobs=3), SamplingParams(max_tokens=1, logprobs=20)
+    reported = []
+    for params in ([few], [few, many]):
+        sampler = Sampler()
+        sampler.set_rows(rows(params))
+        reported.append(sampler.sample(logits[: len(params)], [0] * len(params)).row_logprobs(params)[0])
+    assert reported[0] == reported[1]
+    assert reported[0] is not None and reported[0].top_ids[0] == 7
+
+
+def test_a_top_p_too_small_for_float32_keeps_the_largest(logits: mx.array) -> None:
+    assert set(draws(logits, 50, top_p=1e-46).tolist()) == {int(mx.argmax(logits).item())}

@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
+import random
 import time
 
-from quince.engine.batch import Batch, SampledToken
+import pytest
+
+from quince.engine.grouping import DecodeGroups
+from quince.engine.kv_layout import KVLayout
+from quince.engine.memory import KVMemory
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request, RequestStatus
-from quince.engine.scheduler import Scheduler
+from quince.engine.scheduler import Scheduler, SchedulerConfig
 from quince.sampling import SamplingParams
+from tests.engine.fake_runner import FakeRunner
+
+LAYOUT = KVLayout(token_bytes=1)
 
 
-def make(*, running: int = 4, chunk: int = 100) -> Scheduler:
-    return Scheduler(max_running_requests=running, pacer=PrefillPacer(max_tokens=chunk))
+def make(
+    *,
+    running: int = 4,
+    chunk: int = 100,
+    layout: KVLayout = LAYOUT,
+    memory: int = 2**40,
+    cache: int = 0,
+    max_padding: int = 2**40,
+) -> Scheduler:
+    return Scheduler(
+        SchedulerConfig(running, snapshot_interval=64),
+        pacer=PrefillPacer(max_tokens=chunk),
+        prefix_cache=PrefixCache(layout, max_bytes=cache),
+        memory=KVMemory(layout, max_bytes=memory, max_width=chunk),
+        groups=DecodeGroups(max_padding=max_padding),
+    )
 
 
 def request(name: str, prompt: int, *, max_tokens: int = 3, stop: int | None = None) -> Request:
     stops = () if stop is None else (stop,)
     return Request(name, list(range(prompt)), SamplingParams(max_tokens=max_tokens, stop_token_ids=stops))
-
-
-class FakeRunner:
-    """Keeps the rows a runner would keep, checks that they are used as promised, and answers one step late."""
-
-    def __init__(self) -> None:
-        self.prefilled: dict[str, int] = {}
-        self.rows: dict[str, int] = {}
-        self.in_flight: list[SampledToken] = []
-
-    def run(self, batch: Batch) -> list[SampledToken]:
-        for name in batch.free:
-            assert (name in self.prefilled) != (name in self.rows), f"{name} is freed but has no rows"
-            self.prefilled.pop(name, None)
-            self.rows.pop(name, None)
-        for row in batch.join:
-            assert row.request_id not in self.rows
-            self.prefilled.pop(row.request_id, None)
-            self.rows[row.request_id] = 0
-        for chunk in batch.prefill:
-            assert self.prefilled.get(chunk.request_id, 0) == chunk.start
-            self.prefilled[chunk.request_id] = chunk.start + len(chunk.token_ids)
-        assert len(batch.prefill) <= 1 or all(chunk.start == 0 for chunk in batch.prefill)
-        done, self.in_flight = self.in_flight, [SampledToken(name, 1000 + n) for name, n in self.rows.items()]
-        for name in self.rows:
-            self.rows[name] += 1
-        return done
-
-    @property
-    def held(self) -> int:
-        return len(self.prefilled) + len(self.rows)
 
 
 def step(scheduler: Scheduler, runner: FakeRunner) -> list[Output]:
@@ -78,7 +70,7 @@ def test_first_come_first_served_within_the_limit() -> None:
 
 
 def test_a_request_starts_once_and_ends_once() -> None:
-    scheduler, runner = make(), FakeRunner()
+    scheduler, runner = make(), FakeRunner(LAYOUT)
     scheduler.add(request("a", 5, max_tokens=3))
     outputs = run_out(scheduler, runner)
     assert [output.started for output in outputs] == [True, False, False, False]
@@ -94,27 +86,71 @@ def test_prompts_that_fit_one_rectangle_are_prefilled_together_padding_counted()
     assert [chunk.request_id for chunk in scheduler.schedule().prefill] == ["a", "b"]
 
 
-def test_a_long_prompt_goes_alone_in_chunks() -> None:
-    scheduler, runner = make(chunk=100), FakeRunner()
-    scheduler.add(request("long", 251))
-    scheduler.add(request("short", 5))
+def prefills(scheduler: Scheduler, runner: FakeRunner, steps: int) -> list[list[tuple[str, int]]]:
+    """What each step prefills: (request, tokens)."""
     sizes = []
-    for _ in range(4):
+    for _ in range(steps):
         batch = scheduler.schedule()
         sizes.append([(chunk.request_id, len(chunk.token_ids)) for chunk in batch.prefill])
         scheduler.update(runner.run(batch))
-    assert sizes == [[("long", 100)], [("long", 100)], [("long", 50)], [("short", 4)]]
+    return sizes
+
+
+def test_short_prompts_do_not_wait_for_a_long_one() -> None:
+    scheduler, runner = make(chunk=100), FakeRunner(LAYOUT)
+    scheduler.add(request("long", 351))
+    scheduler.add(request("short", 5))
+    assert prefills(scheduler, runner, 5) == [
+        [("long", 100)],
+        [("short", 4)],
+        [("long", 100)],
+        [("long", 100)],
+        [("long", 50)],
+    ]
+
+
+def test_the_oldest_prompt_gets_every_second_step_however_many_short_ones_come() -> None:
+    scheduler, runner = make(running=100, chunk=100), FakeRunner(LAYOUT)
+    scheduler.add(request("long", 1001))
+    taken = []
+    for step_number in range(20):
+        scheduler.add(request(f"short{step_number}", 50))
+        taken += prefills(scheduler, runner, 1)
+    assert sum(size for chunks in taken for name, size in chunks if name == "long") == 1000
+    assert sum(name != "long" for chunks in taken for name, _ in chunks) >= 10
+
+
+def test_two_long_prompts_at_most_hold_buffers_while_a_third_waits() -> None:
+    scheduler, runner = make(chunk=100), FakeRunner(LAYOUT)
+    for name, length in (("a", 1001), ("b", 501), ("c", 701), ("d", 11)):
+        scheduler.add(request(name, length))
+    first = prefills(scheduler, runner, 6)
+    assert {name for chunks in first for name, _ in chunks} == {"a", "b", "d"}
+
+
+def test_very_different_lengths_are_not_prefilled_in_one_rectangle() -> None:
+    scheduler = make(chunk=100_000)
+    scheduler.add(request("long", 30_000))
+    scheduler.add(request("middle", 5_000))
+    for index in range(2):
+        scheduler.add(request(f"short{index}", 10))
+    runner = FakeRunner(LAYOUT)
+    assert [{name for name, _ in chunks} for chunks in prefills(scheduler, runner, 3)] == [
+        {"long"},
+        {"short0", "short1"},
+        {"middle"},
+    ]
 
 
 def test_a_prompt_of_one_token_needs_no_prefill() -> None:
-    scheduler, runner = make(), FakeRunner()
+    scheduler, runner = make(), FakeRunner(LAYOUT)
     scheduler.add(request("a", 1, max_tokens=1))
     outputs = run_out(scheduler, runner)
     assert tokens_of(outputs, "a") == [1000]
 
 
 def test_a_stop_token_ends_the_request_and_drops_what_is_in_flight() -> None:
-    scheduler, runner = make(), FakeRunner()
+    scheduler, runner = make(), FakeRunner(LAYOUT)
     scheduler.add(request("a", 5, max_tokens=50, stop=1002))
     outputs = run_out(scheduler, runner)
     assert tokens_of(outputs, "a") == [1000, 1001, 1002]
@@ -124,7 +160,7 @@ def test_a_stop_token_ends_the_request_and_drops_what_is_in_flight() -> None:
 
 def test_abort_in_every_phase_frees_at_once() -> None:
     for steps in range(8):
-        scheduler, runner = make(running=2, chunk=20), FakeRunner()
+        scheduler, runner = make(running=2, chunk=20), FakeRunner(LAYOUT)
         for name in ("bystander", "victim", "queued"):
             scheduler.add(request(name, 51, max_tokens=4))
         outputs = []
@@ -140,7 +176,7 @@ def test_abort_in_every_phase_frees_at_once() -> None:
 
 
 def test_abort_of_a_finished_request_is_ignored() -> None:
-    scheduler, runner = make(), FakeRunner()
+    scheduler, runner = make(), FakeRunner(LAYOUT)
     scheduler.add(request("a", 5, max_tokens=1))
     run_out(scheduler, runner)
     scheduler.abort(["a"])
@@ -148,7 +184,7 @@ def test_abort_of_a_finished_request_is_ignored() -> None:
 
 
 def test_a_failed_step_ends_what_ran_and_keeps_what_waits() -> None:
-    scheduler, runner = make(running=1), FakeRunner()
+    scheduler, runner = make(running=1), FakeRunner(LAYOUT)
     failed, waits = request("failed", 5), request("waits", 5)
     scheduler.add(failed)
     scheduler.add(waits)
@@ -156,7 +192,7 @@ def test_a_failed_step_ends_what_ran_and_keeps_what_waits() -> None:
     outputs = scheduler.fail_running("out of memory")
     assert [(output.request_id, output.error) for output in outputs] == [("failed", "out of memory")]
     assert (failed.status, waits.status) == (RequestStatus.FINISHED_ERROR, RequestStatus.WAITING)
-    assert tokens_of(run_out(scheduler, FakeRunner()), "waits") == [1000, 1001, 1002]
+    assert tokens_of(run_out(scheduler, FakeRunner(LAYOUT)), "waits") == [1000, 1001, 1002]
 
 
 def test_the_cost_of_a_step_does_not_grow_with_the_queue() -> None:
@@ -173,7 +209,7 @@ def test_the_cost_of_a_step_does_not_grow_with_the_queue() -> None:
 
     looks = []
     for waiting in (10, 1000):
-        scheduler, runner = make(running=2), FakeRunner()
+        scheduler, runner = make(running=2), FakeRunner(LAYOUT)
         for index in range(waiting):
             scheduler.add(Counting(str(index), [1, 2, 3], SamplingParams(max_tokens=5)))
         step(scheduler, runner)
@@ -188,7 +224,7 @@ def test_random_timelines_keep_the_invariants() -> None:
 
     for seed in range(50):
         rng = random.Random(seed)
-        scheduler, runner = make(running=3, chunk=16), FakeRunner()
+        scheduler, runner = make(running=3, chunk=16), FakeRunner(LAYOUT)
         names = [f"r{i}" for i in range(20)]
         pending = [request(n, rng.randint(1, 40), max_tokens=rng.randint(1, 6), stop=1003) for n in names]
         outputs: list[Output] = []
@@ -204,3 +240,137 @@ def test_random_timelines_keep_the_invariants() -> None:
         ends = [output.request_id for output in outputs if output.finish_reason is not None]
         assert sorted(ends) == sorted(names)
         assert runner.held == 0
+
+
+# With the prefix cache and little memory
+
+HYBRID = KVLayout(token_bytes=1, state_bytes=100)
+LAYOUTS = {"full": LAYOUT, "window": KVLayout(token_bytes=1, windows=((16, 2),)), "hybrid": HYBRID}
+
+
+def ask(name: str, prompt: list[int], *, max_tokens: int = 3) -> Request:
+    return Request(name, prompt, SamplingParams(max_tokens=max_tokens))
+
+
+def cached(outputs: list[Output], name: str) -> int:
+    return sum(output.cached_tokens for output in outputs if output.request_id == name)
+
+
+def test_a_turn_resumes_behind_the_last_answer() -> None:
+    for layout in LAYOUTS.values():
+        scheduler, runner = make(layout=layout, cache=2**30), FakeRunner(layout)
+        scheduler.add(ask("first", list(range(50))))
+        run_out(scheduler, runner)
+        scheduler.add(ask("second", [*range(50), 1000, 1001, 1002, 7, 8, 9]))
+        outputs = run_out(scheduler, runner)
+        assert cached(outputs, "second") == 52, "the answer's last token was never an input"
+        assert runner.computed == 49 + 3
+
+
+def test_users_of_one_prompt_compute_it_once() -> None:
+    system = list(range(500))
+    for layout in LAYOUTS.values():
+        scheduler, runner = make(running=16, layout=layout, cache=2**30), FakeRunner(layout)
+        for user in range(16):
+            scheduler.add(ask(f"u{user}", [*system, 600 + user, *range(700, 710)]))
+        assert scheduler.num_waiting == 16
+        outputs = run_out(scheduler, runner)
+        assert [cached(outputs, f"u{user}") for user in range(16)] == [0] + 15 * [500]
+        assert runner.computed == 510 + 15 * 10
+
+
+def test_followers_of_a_leader_that_leaves_go_on_without_it() -> None:
+    for steps in range(1, 8):
+        scheduler, runner = make(chunk=100, cache=2**30), FakeRunner(LAYOUT)
+        for user in range(3):
+            scheduler.add(ask(f"u{user}", [*range(500), 600 + user]))
+        outputs = []
+        for _ in range(steps):
+            outputs += step(scheduler, runner)
+        scheduler.abort(["u0"])
+        outputs += run_out(scheduler, runner)
+        for user in (1, 2):
+            assert tokens_of(outputs, f"u{user}") == [1000, 1001, 1002]
+        assert runner.computed <= 500 + 100 + 2
+
+
+def test_a_follower_can_be_aborted() -> None:
+    scheduler, runner = make(chunk=100, cache=2**30), FakeRunner(LAYOUT)
+    for user in range(3):
+        scheduler.add(ask(f"u{user}", [*range(500), 600 + user]))
+    outputs = step(scheduler, runner)
+    scheduler.abort(["u1"])
+    outputs += run_out(scheduler, runner)
+    assert [o.finish_reason for o in outputs if o.request_id == "u1"] == [FinishReason.ABORT]
+    assert tokens_of(outputs, "u2") == [1000, 1001, 1002]
+
+
+def test_the_youngest_is_preempted_and_goes_on_later() -> None:
+    """Three rows of 200 tokens fit, but not when each has 300."""
+    for cache in (0, 2**30):
+        scheduler, runner = make(memory=5 * 256 + 100, cache=cache), FakeRunner(LAYOUT)
+        for name in "abc":
+            scheduler.add(ask(name, list(range(ord(name), ord(name) + 200)), max_tokens=150))
+        outputs = run_out(scheduler, runner)
+        assert scheduler.preemptions > 0
+        ends = [output.request_id for output in outputs if output.finish_reason is FinishReason.LENGTH]
+        assert ends[0] == "a", "the oldest is never preempted"
+        for name in "abc":
+            assert tokens_of(outputs, name) == list(range(1000, 1150)), "no token is lost or said twice"
+            assert sum(output.started for output in outputs if output.request_id == name) == 1
+
+
+def test_what_never_fits_is_refused_at_once() -> None:
+    scheduler, runner = make(memory=600), FakeRunner(LAYOUT)
+    scheduler.add(ask("long", list(range(600))))
+    (output,) = step(scheduler, runner)
+    assert (output.finish_reason, output.refused) == (FinishReason.ERROR, True)
+    assert not scheduler.has_work()
+
+
+def test_an_answer_ends_where_memory_does() -> None:
+    scheduler, runner = make(memory=600), FakeRunner(LAYOUT)
+    scheduler.add(ask("a", list(range(500)), max_tokens=10_000))
+    outputs = run_out(scheduler, runner)
+    assert len(tokens_of(outputs, "a")) == 12
+    assert outputs[-1].finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_timelines_with_cache_and_little_memory(name: str, seed: int) -> None:
+    """Conversations that share, go on and are aborted: rows hold what they should, bytes stay within the budget, and
+    every request says all of its answer once."""
+    rng = random.Random(seed)
+    layout = LAYOUTS[name]
+    memory = rng.choice([2_000, 4_000, 20_000])
+    scheduler = make(running=4, chunk=32, layout=layout, memory=memory, cache=memory // 2, max_padding=300)
+    runner = FakeRunner(layout)
+    stems = [[rng.randrange(50) for _ in range(150)] for _ in range(3)]
+    requests = {}
+    for index in range(25):
+        stem = rng.choice(stems)[: rng.randrange(1, 150)]
+        prompt = stem + [rng.randrange(50) for _ in range(rng.randrange(1, 60))]
+        boundaries = sorted(rng.sample(range(1, len(prompt) + 1), k=min(2, len(prompt))))
+        sampling = SamplingParams(max_tokens=rng.randrange(1, 80))
+        requests[f"r{index}"] = Request(f"r{index}", prompt, sampling, boundaries)
+    due, outputs = list(requests.values()), []
+    for _ in range(5000):
+        if due and rng.random() < 0.3:
+            scheduler.add(due.pop())
+        if rng.random() < 0.02:
+            scheduler.abort([rng.choice(list(requests))])
+        outputs += step(scheduler, runner)
+        assert runner.held <= 4
+        rows = scheduler._row_bytes()
+        assert runner.kept_bytes == scheduler.prefix_cache.nbytes or scheduler.prefix_cache.operations
+        assert rows + runner.kept_bytes <= memory
+        if not due and not scheduler.has_work():
+            break
+    assert not scheduler.has_work() and runner.held == 0 and scheduler.num_waiting == 0
+    for name, request in requests.items():
+        said = tokens_of(outputs, name)
+        assert said == list(range(1000, 1000 + len(said)))
+        (end,) = [o.finish_reason for o in outputs if o.request_id == name and o.finish_reason is not None]
+        if end is FinishReason.LENGTH:
+            assert len(said) == request.max_tokens

@@ -191,3 +191,23 @@ def test_memory_of_finished_requests_is_let_go(model) -> None:
     run(core, [json_request(str(i)) for i in range(3)])
     assert not core.runner._constraints
     mx.clear_cache()
+
+
+def test_a_limit_of_the_grammar_library_is_an_error_not_an_end(model) -> None:
+    """The mask then allows only the end of the answer."""
+    schema = {"type": "object", "properties": {f"p{n}": {"type": "null"} for n in range(2500)}}
+    request = json_request("r", grammar="start: %json " + json.dumps(schema), max_tokens=200)
+    answers = run(make_core(model), [request, json_request("fine")])
+    assert answers["r"].finish_reason is FinishReason.ERROR and answers["r"].refused
+    assert "<state>" not in (answers["r"].error or "") and len(answers["r"].error or "") < 400
+    assert answers["fine"].finish_reason is FinishReason.STOP
+
+
+def test_an_aborted_grammar_is_not_compiled(model) -> None:
+    core = make_core(model)
+    core.add(json_request("first"))
+    core.add(json_request("second", grammar='start: "b"'))
+    assert core.is_compiling()
+    core.abort(["first", "second"])
+    assert not core.is_compiling()
+    assert [output.finish_reason for output in core.step()] == [FinishReason.ABORT] * 2

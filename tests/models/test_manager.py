@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -106,6 +107,16 @@ async def until(condition: Callable[[], Any], within: float = 5) -> None:
         await asyncio.sleep(0.01)
 
 
+def engines() -> list[psutil.Process]:
+    """The engine processes that this process has started and that still run."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if FAKE_ENGINE[-1] in child.cmdline():
+                found.append(child)
+    return found
+
+
 def engine_pid(manager: ModelManager, name: str) -> int:
     (model,) = (model for model in manager.models if model.name == name)
     assert model.engine.pid is not None
@@ -183,7 +194,7 @@ async def test_two_models_in_turn_under_load(models: Models) -> None:
             nonlocal most
             for i in range(5):
                 assert await use(manager, ("one", "two")[(number + i) % 2]) == [1, 10]
-                most = max(most, len(psutil.Process().children()))
+                most = max(most, len(engines()))
 
         await asyncio.gather(*(client(number) for number in range(4)))
     assert most == 1
@@ -230,9 +241,9 @@ async def test_a_model_that_cannot_be_loaded(models: Models, marker: str, said: 
         status = await manager.status("bad")
         assert status.state is ModelState.FAILED and status.error and said in status.error
         assert manager.health() == (True, "ready")
-        children = psutil.Process().children()
+        children = engines()
         await asyncio.sleep(1)  # an engine that is restarted in a loop would be back by now
-        assert psutil.Process().children() == children
+        assert engines() == children
         assert len(children) == 1
         assert await use(manager, "good") == [1, 10]
         models.mark("bad", marker, there=False)
@@ -297,7 +308,7 @@ async def test_a_model_that_dies_and_cannot_be_loaded_again_is_given_up(models: 
         assert await state(manager, "one") is ModelState.FAILED
         with pytest.raises(ModelLoadError, match="no such model"):
             await use(manager, "one")
-        assert psutil.Process().children() == []
+        assert engines() == []
 
 
 async def test_unloading_during_a_stream(models: Models) -> None:
@@ -329,7 +340,7 @@ async def test_too_large_a_model_is_refused_with_the_numbers(models: Models) -> 
             await use(manager, "one")
         needed = memory.gigabytes(memory.estimate((models.store.get("one")).manifest.description.size))
         assert needed in refused.value.message and "0.10 GB" in refused.value.message
-        assert psutil.Process().children() == []
+        assert engines() == []
 
 
 async def test_memory_makes_room(models: Models) -> None:
@@ -454,11 +465,11 @@ async def test_stopping_while_loading(models: Models) -> None:
     models.add("one", marker="slow")
     async with models.manager() as manager:
         waiting = asyncio.create_task(use(manager, "one"))
-        await until(lambda: psutil.Process().children())
+        await until(engines)
         await manager.stop()
         with pytest.raises(EngineUnavailable, match="shutting down"):
             await waiting
-        assert psutil.Process().children() == []
+        assert engines() == []
         with pytest.raises(EngineUnavailable):
             await use(manager, "one")
 

@@ -236,6 +236,11 @@ def test_a_broken_pull_can_be_thrown_away(pull: Puller, hub: HubServer, tmp_path
     hub.add(REPO, write_model(tmp_path / "tiny"), corrupt={WEIGHTS})
     with pytest.raises(PullError):
         pull()
+    with (
+        pull.store.lock("quinces--tiny", threading.Event(), lambda: None),
+        pytest.raises(StoreError, match="being pulled"),
+    ):
+        pull.store.remove(REPO)
     assert pull.store.remove(REPO) == REPO
     assert list(pull.store.staging.glob("*@*")) == []
 

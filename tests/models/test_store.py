@@ -10,8 +10,9 @@ import pytest
 
 from quince.errors import InvalidModel, ModelNotFound, StoreError
 from quince.models import description
+from quince.models.aliases import shipped
 from quince.models.model_type import ModelType
-from quince.models.store import ModelStore, Source
+from quince.models.store import ModelStore, Source, check_name
 from tests.models.conftest import DEMO, write_model, write_safetensors
 
 
@@ -91,6 +92,13 @@ def test_shipped_aliases_mean_hub_ids(store: ModelStore, tmp_path: Path, tiny: P
     assert store.get("qwen3:0.6b").name == "Qwen3-0.6B-4bit"
     store.set_alias("qwen3:0.6b", "quince-demo")
     assert store.get("qwen3:0.6b").name == "quince-demo", "the user's aliases go first"
+
+
+def test_the_shipped_aliases_are_well_formed() -> None:
+    for alias, target in shipped().items():
+        check_name(alias)
+        assert alias == alias.lower() and target.count("/") == 1
+        assert target not in shipped()
 
 
 @pytest.mark.parametrize("alias", ["", ".hidden", "a/b", "../x", "a b", "x" * 129, "quince-demo", "tiny"])

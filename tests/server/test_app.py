@@ -49,6 +49,7 @@ def client() -> httpx2.AsyncClient:
         ({"messages": HI, "response_format": {"type": "xml"}}, "response_format"),
         ({"messages": HI, "response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
         ({"messages": HI, "guided_json": "[1]"}, "guided_json"),
+        ({"messages": HI, "logit_bias": {"01": 1}}, "logit_bias.01"),
         ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
         ({"messages": HI, "tools": [TOOL, TOOL]}, "tools"),
         ({"messages": HI, "frequency_penalty": 2.1}, "frequency_penalty"),

@@ -125,3 +125,20 @@ def test_special_tokens_that_a_parser_wants_to_see(tokenizer: Tokenizer) -> None
     made[-1].finish_reason = FinishReason.LENGTH
     rules = [AnswerRules(stop_token_ids=()), AnswerRules(stop_token_ids=(), visible_token_ids=frozenset({end}))]
     assert [shown(Answer(tokenizer, rule, 1).push(made))[0] for rule in rules] == ["a", "a<|im_end|>"]
+
+
+def test_text_held_for_a_stop_string_comes_before_a_call(tokenizer: Tokenizer) -> None:
+    events = events_of(tokenizer, "abST@", parser=ToyParser(), stop=["STOP"])
+    kinds = [type(event) for event in events]
+    assert shown(events)[0] == "abST"
+    assert kinds.index(ToolCallStart) > max(i for i, kind in enumerate(kinds) if kind is TextDelta)
+
+
+def test_held_text_is_not_lost_where_calls_end_the_answer(tokenizer: Tokenizer) -> None:
+    assert shown(events_of(tokenizer, "@ST@", parser=ToyParser(), stop=["STOP"], max_calls=1))[0] == "ST"
+
+
+def test_hidden_special_tokens_tear_no_character(tokenizer: Tokenizer) -> None:
+    hidden = [Output("r", [tokenizer.special_tokens["<|im_end|>"]]) for _ in range(8)]
+    answer = Answer(tokenizer, AnswerRules(stop_token_ids=()), 1)
+    assert shown(answer.push([*hidden, *outputs(tokenizer, "😀")]))[0] == "😀"

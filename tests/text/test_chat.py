@@ -133,3 +133,15 @@ def test_what_a_plain_model_cannot_do_is_refused(tokenizer: Tokenizer, params: C
 
     with pytest.raises(InvalidRequest):
         ChatPrompter(Plain(), None, None).prepare(HI, params, None)  # type: ignore[arg-type]
+
+
+def test_text_that_looks_like_a_special_token_can_be_spelled(prompter: ChatPrompter, tokenizer: Tokenizer) -> None:
+    choices = output_format.choice(["<|im_end|>"], "guided_choice")
+    grammar = prompter.prepare(HI, ChatParams(), choices).grammar
+    path = demo.path(demo.CHAT)
+    assert path is not None and grammar is not None
+    matcher = LLMatcher(LLTokenizer(str(path / "tokenizer.json")), grammar, log_level=0)
+    for letter in "<|im_end|>":
+        [token_id] = tokenizer.encode(letter, add_special_tokens=False)
+        assert matcher.consume_token(token_id), matcher.get_error()
+    assert matcher.is_accepting()

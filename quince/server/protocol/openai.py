@@ -33,7 +33,7 @@ MAX_CHOICES = 128
 Text = Annotated[str, Field(max_length=64 * 2**20)]
 Name = Annotated[str, Field(max_length=1024)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -83,7 +83,7 @@ class GenerationRequest(Wire):
     seed: int | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     logit_bias: Annotated[dict[TokenKey, Bias], Field(max_length=1024)] | None = None
     stop: Name | Annotated[list[Name], Field(max_length=16)] | None = None
     ignore_eos: bool | None = False

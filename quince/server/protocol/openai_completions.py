@@ -16,11 +16,12 @@ from quince.text.generation import GenerationParams
 
 MAX_LOGPROBS = 20
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: Text | Annotated[list[int] | list[Text | TokenIds], Field(min_length=1)]
+    prompt: Text | Annotated[list[TokenId] | list[Text | TokenIds], Field(min_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = False
     best_of: Annotated[int, Field(ge=1)] | None = None
@@ -33,7 +34,7 @@ class CompletionRequest(GenerationRequest):
             raise InvalidRequest(f"n: at most {MAX_CHOICES} answers are made at once", param="n")
         if self.echo and self.logprobs is not None:
             raise InvalidRequest("echo: the logprobs of a prompt are not computed", param="echo")
-        return dataclasses.replace(params, logprobs=self.logprobs)
+        return dataclasses.replace(params, logprobs=self.logprobs, echo=bool(self.echo))
 
     @property
     def prompts(self) -> list[str | list[int]]:

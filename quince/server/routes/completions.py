@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
@@ -28,8 +29,7 @@ async def create_completion(body: CompletionRequest, request: Request, state: St
     model = await state.acquire(body.model)
     request_id = new_id("cmpl")
     events = model.generator.complete(request_id, prompts, params)
-    echoes = [model.generator.text_of(prompt) if body.echo else "" for prompt in prompts for _ in range(params.n)]
-    make = _Maker(request_id, body.model or model.name, echoes, params)
+    make = _Maker(request_id, body.model or model.name, params)
     if body.stream:
         return sse.EventStream(
             _stream(events, make, include_usage=body.include_usage),
@@ -37,15 +37,14 @@ async def create_completion(body: CompletionRequest, request: Request, state: St
             headers={REQUEST_ID_HEADER: request_id},
             keepalive_interval=state.config.keepalive_interval,
         )
-    answer = await while_connected(request, _collect(events, make))
+    answer = await while_connected(request, _collect(events, make, len(prompts) * params.n))
     return client_closed() if answer is None else json_response(answer, X_Request_Id=request_id)
 
 
 class _Maker:
-    """What all chunks of an answer, or the whole answer, have in common. ``echoes``: what each choice begins with."""
+    """What all chunks of an answer, or the whole answer, have in common."""
 
-    def __init__(self, request_id: str, model: str, echoes: Sequence[str], params: GenerationParams) -> None:
-        self.echoes = echoes
+    def __init__(self, request_id: str, model: str, params: GenerationParams) -> None:
         self.params = params
         self._request_id = request_id
         self._model = model
@@ -70,20 +69,18 @@ class _Maker:
 
 
 async def _stream(events: Events, make: _Maker, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    offsets = [len(echo) for echo in make.echoes]
-    echoes = dict(enumerate(make.echoes))
+    offsets: defaultdict[int, int] = defaultdict(int)
     ends: dict[int, Finished] = {}
     async with aclosing(events) as source:
         async for index, event in source:
-            echo = echoes.pop(index, "")
             match event:
                 case TextDelta(text, tokens):
                     logprobs = make.logprobs(tokens, offsets[index])
-                    choice = TextChoice(text=echo + text, index=index, logprobs=logprobs)
+                    choice = TextChoice(text=text, index=index, logprobs=logprobs)
                     offsets[index] += len(text)
                 case Finished(reason):
                     ends[index] = event
-                    choice = TextChoice(text=echo, index=index, finish_reason=reason.value)
+                    choice = TextChoice(text="", index=index, finish_reason=reason.value)
                 case _:
                     continue  # nothing is parsed here
             yield sse.event(msgspec.json.encode(make(choice)))
@@ -92,9 +89,9 @@ async def _stream(events: Events, make: _Maker, *, include_usage: bool) -> Async
     yield sse.DONE
 
 
-async def _collect(events: Events, make: _Maker) -> Completion:
-    texts = [[echo] for echo in make.echoes]
-    tokens: list[list[TokenLogprob]] = [[] for _ in texts]
+async def _collect(events: Events, make: _Maker, count: int) -> Completion:
+    texts: list[list[str]] = [[] for _ in range(count)]
+    tokens: list[list[TokenLogprob]] = [[] for _ in range(count)]
     ends: dict[int, Finished] = {}
     async with aclosing(events) as source:
         async for index, event in source:
@@ -108,7 +105,7 @@ async def _collect(events: Events, make: _Maker) -> Completion:
         TextChoice(
             text="".join(text),
             index=index,
-            logprobs=make.logprobs(tokens[index], len(make.echoes[index])),
+            logprobs=make.logprobs(tokens[index], 0),
             finish_reason=ends[index].reason.value,
         )
         for index, text in enumerate(texts)

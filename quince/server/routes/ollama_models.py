@@ -19,7 +19,16 @@ from quince.server.dependencies import REQUEST_ID_HEADER, State, client_closed, 
 from quince.server.ndjson import NdjsonStream, lines
 from quince.server.protocol import ollama
 
-router = APIRouter(tags=["Ollama"])
+_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_CONTENT = {"application/json": {"schema": _ERROR}}
+
+router = APIRouter(
+    tags=["Ollama"],
+    responses={
+        "4XX": {"description": "The request's fault", "content": _CONTENT},
+        "5XX": {"description": "The server's fault", "content": _CONTENT},
+    },
+)
 
 B = TypeVar("B", bound=BaseModel)
 

@@ -1,0 +1,33 @@
+"""How much memory there is for a model and its caches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import mlx.core as mx
+
+SHARE = 0.9  # of a GPU's memory; the rest is the driver's and what a forward pass needs for a moment
+CPU_SHARE = 0.5  # of the machine's memory, which others use too
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def memory_budget() -> int:
+    """Bytes that an engine may take, weights included, if nobody says: what the device recommends or has free."""
+    if mx.metal.is_available():
+        return int(SHARE * int(mx.device_info()["max_recommended_working_set_size"]))
+    if mx.default_device().type == mx.gpu:
+        info = mx.device_info()
+        return int(SHARE * int(info.get("free_memory", info["total_memory"]))) + mx.get_active_memory()
+    return int(CPU_SHARE * _machine_memory())
+
+
+def _machine_memory() -> int:
+    """The smaller of what the machine has and what this container may take."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in CGROUP_LIMITS:
+        try:
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(limits)
