@@ -22,8 +22,9 @@ from quince.engine.messages import FinishReason, Output, Pooled, PoolInput, Pool
 MAX_PADDING = 0.1
 # Tokens of padding that are never worth another pass.
 FREE_PADDING = 16
-# How long a batch may take: aborts and other requests wait for its end.
-BATCH_SECONDS = 0.2
+# How long a batch may take: aborts, other requests and, on a device that engines share, a chat's next token wait for
+# its end. Long enough for a GPU to be busy with it.
+BATCH_SECONDS = 0.05
 # However slow the device, a few short inputs share a pass.
 MIN_BATCH_TOKENS = 64
 # How much of what earlier batches said counts beside the latest one.
