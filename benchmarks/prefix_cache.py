@@ -62,10 +62,11 @@ class Session:
         self._lock = threading.Lock()
         self.turns: list[Turn] = []
 
-    def ask(self, scenario: str, messages: list[Message]) -> str:
-        """Send the conversation, note what it cost and return the answer."""
+    def ask(self, scenario: str, messages: list[Message], beside: list[list[Message]] | None = None) -> str:
+        """Send the conversation, note what it cost and return the answer. ``beside``: others that come at once."""
         prompt = self._tokens(messages, generate=True)
-        shared = max((_common(prompt, seen) for seen in self._seen), default=0)
+        others = [self._tokens(other, generate=True) for other in beside or () if other is not messages]
+        shared = max((_common(prompt, seen) for seen in [*self._seen, *others]), default=0)
         ttft, text, usage = self._stream(messages)
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
         with self._lock:
@@ -156,7 +157,7 @@ class Replay:
         """Users of one new system prompt, all at once."""
         system = self._system(self._options.system_tokens)
         prompts = [[system, self._say("user", self._options.turn_tokens)] for _ in range(self._options.users)]
-        threads = [threading.Thread(target=self._session.ask, args=("users", prompt)) for prompt in prompts]
+        threads = [threading.Thread(target=self._session.ask, args=("users", prompt, prompts)) for prompt in prompts]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -200,7 +201,7 @@ def started(server: str, model: Path, options: argparse.Namespace) -> Iterator[s
 
 def measure(options: argparse.Namespace) -> list[Turn]:
     turns: list[Turn] = []
-    names = [options.model] if options.model else list(NAMES)
+    names = options.model or list(NAMES)
     for name in names:
         path = ensure(name, options.models_dir) if name in SHAPES else ensure_family(name, options.models_dir)
         for server in options.servers:
@@ -221,6 +222,8 @@ def table(turns: list[Turn]) -> str:
     for key in dict.fromkeys((turn.model, turn.scenario, turn.server) for turn in turns):
         own = [turn for turn in turns if (turn.model, turn.scenario, turn.server) == key]
         later = [turn for turn in own if turn.shared > 16]
+        if key[1] == "users":  # one of them has to compute what they share
+            later.remove(min(later, key=lambda turn: turn.cached))
         shared, cached = sum(turn.shared for turn in later), sum(turn.cached for turn in later)
         reused = f"{min(cached / shared, 1):.2f}" if shared else "-"
         warm = [turn.ttft for turn in later[-max(1, len(own) - 1) :]]
@@ -252,7 +255,7 @@ def draw(turns: list[Turn]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.prefix_cache", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--model", choices=SHAPES, help="one of the Qwen3 shapes  [the four families, tiny]")
+    add("--model", nargs="+", choices=[*NAMES, *SHAPES], help="[the four families, tiny]")
     add("--models-dir", type=Path, default=Path(tempfile.gettempdir()) / "quince-benchmark-models")
     add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     add("--system-tokens", type=int, default=3500, help="words of the agent's system prompt, one token each")

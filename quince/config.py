@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -77,6 +77,7 @@ class ServeConfig(BaseModel):
         "In QUINCE_CORS_ORIGIN there are commas between them.",
     )
     ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
+    adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
     max_tokens: int | None = Field(
         None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
     )
@@ -97,6 +98,12 @@ class ServeConfig(BaseModel):
         ge=0,
         description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
         "of what the weights leave).",
+    )
+    kv_bits: Literal[4, 8] | None = Field(
+        None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
+    )
+    kv_group_size: Literal[32, 64, 128] = Field(
+        64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
     )
     engine_timeout: float = Field(
         120, gt=0, description="Seconds without progress before a busy engine counts as hung and is restarted."
@@ -123,6 +130,8 @@ class ServeConfig(BaseModel):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
 
+# Settings that belong to one model.
+_ONLY_WITH_MODEL = ("model_type", "adapter")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
 _ONLY_WITHOUT_MODEL = ("preload", "idle_ttl")
 
@@ -152,8 +161,9 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
 
 def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     if values.get("model") is None:
-        if values.get("model_type", "auto") != "auto":
-            raise UsageError(f"{sources['model_type']} is for a server of one MODEL, and none was given")
+        for name in _ONLY_WITH_MODEL:
+            if values.get(name, "auto") != "auto":
+                raise UsageError(f"{sources[name]} is for a server of one MODEL, and none was given")
         return
     for name in _ONLY_WITHOUT_MODEL:
         if values.get(name):

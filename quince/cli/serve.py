@@ -35,6 +35,9 @@ def serve(  # noqa: PLR0913 - one parameter per option
     ctx_size: Annotated[
         int | None, _option("Context length in tokens (default: the model's own).", "--ctx-size")
     ] = None,
+    adapter: Annotated[
+        str | None, _option("Directory of a LoRA adapter made by mlx-lm, for all requests.", "--adapter")
+    ] = None,
     max_tokens: Annotated[
         int | None,
         _option("Longest answer of a request that gives none (default: rest of the context).", "--max-tokens"),
@@ -69,6 +72,14 @@ def serve(  # noqa: PLR0913 - one parameter per option
             "How much of it may hold earlier prompts and answers; 0 turns that off (default: half of what is free).",
             "--prefix-cache-bytes",
         ),
+    ] = None,
+    kv_bits: Annotated[
+        int | None,
+        _option("Bits per number of keys and values: 8 or 4 (default: as the model computes them).", "--kv-bits"),
+    ] = None,
+    kv_group_size: Annotated[
+        int | None,
+        _option("Numbers that share a scale with --kv-bits: 32, 64 or 128 (default: 64).", "--kv-group-size"),
     ] = None,
     engine_timeout: Annotated[
         float | None,

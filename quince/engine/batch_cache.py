@@ -20,8 +20,8 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
-from quince.engine.kv_cache import KVRow, RowKVCache, RowPositions
-from quince.engine.kv_layout import COLUMN_STEP, KVLayout
+from quince.engine.kv_cache import KVRow, QuantizedRowKVCache, RowKVCache, RowPositions
+from quince.engine.kv_layout import COLUMN_STEP, KVLayout, KVQuantization
 
 # What was saved of a layer: arrays with tokens along axis 2 (a segment), or any arrays (a snapshot).
 Part = mx.array | list["Part"] | None
@@ -120,7 +120,7 @@ class AttentionRows(_Unframed):
         self.cache.shrink()
 
     def arrays(self) -> list[mx.array]:
-        return [array for array in self.cache.state if array is not None]
+        return list(self.cache.state)
 
     def segment(self, index: int, start: int, stop: int) -> Part:
         return None if self.cache.has_window else list(self.cache.segment(index, start, stop))
@@ -275,11 +275,21 @@ class ListRows:
 class BatchCache:
     """The caches of a batch. ``layers`` is the list to call the model with, between ``begin`` and ``commit``."""
 
-    def __init__(self, model: Module, *, max_width: int, expected_length: int = 0, mask_axes: int = 4) -> None:
-        """``max_width``: the widest call there will be; ``expected_length``: tokens to reserve room for at once."""
+    def __init__(
+        self,
+        model: Module,
+        *,
+        max_width: int,
+        expected_length: int = 0,
+        mask_axes: int = 4,
+        quantization: KVQuantization | None = None,
+    ) -> None:
+        """``max_width``: the widest call there will be; ``expected_length``: tokens to reserve room for at once;
+        ``quantization``: of the layers that keep every token."""
         self._positions = RowPositions(mask_axes=mask_axes)
         self._max_width = max_width
         self._expected_length = expected_length
+        self._quantization = quantization
         self._layers = [self._layer(cache) for cache in make_prompt_cache(model)]
         self.layers: list[Any] = [layer.cache for layer in self._layers]
 
@@ -370,6 +380,8 @@ class BatchCache:
         return SoloRow(cache)
 
     def _attention(self, *, window: int | None) -> RowKVCache:
+        if self._quantization is not None and window is None:
+            return QuantizedRowKVCache(self._positions, self._quantization, expected_length=self._expected_length)
         return RowKVCache(
             self._positions, window=window, max_width=self._max_width, expected_length=self._expected_length
         )

@@ -184,13 +184,15 @@ class EngineClient:
         return self.ready
 
     async def generate(
-        self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams
+        self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams, boundaries: Sequence[int] = ()
     ) -> AsyncGenerator[list[Output], None]:
         """The request's outputs as they come, several at once if the reader was slow; the last has a finish_reason.
 
+        ``boundaries`` are positions in the prompt where later requests are likely to go on differently.
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
-        async with contextlib.aclosing(self._run(AddRequest(request_id, prompt_token_ids, sampling))) as batches:
+        request = AddRequest(request_id, prompt_token_ids, sampling, list(boundaries))
+        async with contextlib.aclosing(self._run(request)) as batches:
             async for outputs in batches:
                 yield outputs
 

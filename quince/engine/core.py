@@ -15,6 +15,7 @@ from mlx.nn.layers.base import Module
 from quince.engine.batch import Batch
 from quince.engine.device import memory_budget
 from quince.engine.grouping import DecodeGroups
+from quince.engine.kv_layout import KVQuantization
 from quince.engine.memory import KVMemory
 from quince.engine.messages import AddRequest, EngineStats, Output
 from quince.engine.model_runner import ModelRunner
@@ -23,7 +24,7 @@ from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler, SchedulerConfig
 from quince.engine.structured import Constraint, GrammarCompiler
-from quince.engine.support import Costs, measure, probe
+from quince.engine.support import Costs, measure, probe, quantization_error
 from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -40,15 +41,20 @@ class CoreConfig:
     memory_bytes: int | None = None
     prefix_cache_bytes: int | None = None
     snapshot_interval: int = 512
+    kv_quantization: KVQuantization | None = None
 
 
 def make_core(model: Module, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig) -> EngineCore:
     """An engine for this model, within what its code can do (see support.py). Raises ModelLoadError if there is no
     memory for its caches."""
-    support = probe(model, vocab_size)
-    costs = measure(model, vocab_size)
+    support, quantization = probe(model, vocab_size), config.kv_quantization
+    if quantization is not None:
+        _check_quantization(model, vocab_size, quantization, support.mask_axes)
+    costs = measure(model, vocab_size, quantization)
     chunk = config.prefill_chunk_size
-    runner = ModelRunner(model, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes)
+    runner = ModelRunner(
+        model, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes, quantization=quantization
+    )
     pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds)
     memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config), max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
@@ -71,9 +77,21 @@ def make_core(model: Module, vocab_size: int, grammars: GrammarCompiler, config:
     return EngineCore(scheduler, runner, pacer, grammars)
 
 
+def _check_quantization(model: Module, vocab_size: int, quantization: KVQuantization, mask_axes: int) -> None:
+    try:
+        error = quantization_error(model, vocab_size, quantization, mask_axes)
+    except ValueError as reason:
+        bits, group_size = quantization
+        raise ModelLoadError(
+            f"this model cannot keep keys and values in {bits} bits by groups of {group_size}: {reason}"
+        ) from reason
+    logger.info("keys and values in %d bits move the logits by %.2g %% of their size", quantization.bits, 100 * error)
+
+
 def _kv_bytes(costs: Costs, config: CoreConfig) -> int:
     """What weights and forward passes leave for keys and values."""
     budget = memory_budget() if config.memory_bytes is None else config.memory_bytes
+    mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
     free = budget - mx.get_active_memory()
     room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4)
     if room <= 0:

@@ -14,11 +14,13 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 def memory_budget() -> int:
     """Bytes that an engine may take, weights included, if nobody says: what the device recommends or has free."""
+    info = mx.device_info()
     if mx.metal.is_available():
-        return int(SHARE * int(mx.device_info()["max_recommended_working_set_size"]))
-    if mx.default_device().type == mx.gpu:
-        info = mx.device_info()
-        return int(SHARE * int(info.get("free_memory", info["total_memory"]))) + mx.get_active_memory()
+        return int(SHARE * int(info["max_recommended_working_set_size"]))
+    if mx.default_device().type == mx.gpu and "total_memory" in info:
+        total = int(info["total_memory"])
+        # What others leave. Our own part of what is taken (the weights) is counted as free here.
+        return int(SHARE * min(total, int(info.get("free_memory", total)) + mx.get_active_memory()))
     return int(CPU_SHARE * _machine_memory())
 
 

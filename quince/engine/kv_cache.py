@@ -15,11 +15,11 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
-from quince.engine.kv_layout import KVLayout, columns_for, rows_for, shrunk_columns, shrunk_rows
+from quince.engine.kv_layout import KVLayout, KVQuantization, columns_for, rows_for, shrunk_columns, shrunk_rows
 
 Mask = mx.array | str | None
 
@@ -120,11 +120,8 @@ class RowPositions:
         return visible if window is None else visible & (keys > queries - window)
 
 
-class KVRow(NamedTuple):
-    """One row's keys and values in temporal order, [1, heads, tokens, head_dim]; with a window, its last tokens."""
-
-    keys: mx.array | None
-    values: mx.array | None
+# One row in temporal order: its buffers, each [1, heads, tokens, ...]; of a window, the last tokens. Empty: no tokens.
+KVRow = list[mx.array]
 
 
 class RowKVCache:
@@ -133,13 +130,14 @@ class RowKVCache:
     ``window`` is the sliding window in tokens; ``max_width`` the widest call there will be. The ring is as large as
     both need together, so that a chunk never overwrites what its own first query still reads. ``expected_length``
     tokens are reserved for each row at once.
+
+    Keys and values are one buffer each here; a subclass may keep more. All have rows, heads and columns first.
     """
 
     def __init__(
         self, positions: RowPositions, *, window: int | None, max_width: int, expected_length: int = 0
     ) -> None:
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self._buffers: list[mx.array] = []
         self._positions = positions
         self._window = window
         self._ring = None if window is None else window + max_width - 1
@@ -150,6 +148,10 @@ class RowKVCache:
     @property
     def rows(self) -> int:
         return len(self._positions.lengths)
+
+    @property
+    def keys(self) -> mx.array | None:
+        return self._buffers[0] if self._buffers else None
 
     @property
     def has_window(self) -> bool:
@@ -170,48 +172,54 @@ class RowKVCache:
             return None  # the ring holds exactly the window
         return positions.mask(window, self._ring)
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         """Write [rows, heads, width, head_dim] at the rows' positions; return all that a mask may show."""
         positions = self._positions
         self._call = positions.call
-        self._reserve(keys, values, positions.end)
+        parts = self._encode(keys, values)
+        self._reserve(parts, positions.end)
         if isinstance(positions.before, int):
             taken = 0
             for column, count in self._spans(positions.before, positions.width):
-                span = slice(taken, taken + count)
-                self._write(0, column, keys[:, :, span], values[:, :, span])
+                self._write(0, column, [part[:, :, taken : taken + count] for part in parts])
                 taken += count
         else:
-            self._scatter(keys, values)
+            self._scatter(parts)
         return self.keys_and_values()
 
-    def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        assert self.keys is not None and self.values is not None
+    def keys_and_values(self) -> tuple[Any, Any]:
         rows = self.rows
         columns = self._positions.end if self._ring is None else min(self._positions.end, self._ring)
-        if self.keys.shape[0] == rows and self.keys.shape[2] == columns:
-            return self.keys, self.values
-        return self.keys[:rows, :, :columns], self.values[:rows, :, :columns]
+        shape = self._buffers[0].shape
+        if shape[0] == rows and shape[2] == columns:
+            return self._decode(self._buffers)
+        return self._decode([buffer[:rows, :, :columns] for buffer in self._buffers])
 
-    def _write(self, row: int, column: int, keys: mx.array, values: mx.array) -> None:
-        """Write a block [rows, heads, columns, head_dim] with its first corner at ``row``, ``column``."""
-        assert self.keys is not None and self.values is not None
-        rows, columns = slice(row, row + keys.shape[0]), slice(column, column + keys.shape[2])
-        self.keys[rows, :, columns] = keys
-        self.values[rows, :, columns] = values
+    def _encode(self, keys: mx.array, values: mx.array) -> list[mx.array]:
+        """As they are kept."""
+        return [keys, values]
 
-    def _scatter(self, keys: mx.array, values: mx.array) -> None:
+    def _decode(self, parts: list[mx.array]) -> tuple[Any, Any]:
+        """As attention reads them."""
+        return parts[0], parts[1]
+
+    def _write(self, row: int, column: int, parts: list[mx.array]) -> None:
+        """Write a block [rows, heads, columns, ...] with its first corner at ``row``, ``column``."""
+        rows, columns = slice(row, row + parts[0].shape[0]), slice(column, column + parts[0].shape[2])
+        for buffer, part in zip(self._buffers, parts, strict=True):
+            buffer[rows, :, columns] = part
+
+    def _scatter(self, parts: list[mx.array]) -> None:
         """Write each row at its own columns."""
-        assert self.keys is not None and self.values is not None
-        rows, heads = keys.shape[:2]
-        if rows == self.keys.shape[0]:
+        rows, heads = parts[0].shape[:2]
+        if rows == self._buffers[0].shape[0]:
             index = self._positions.columns(self._ring)
-            self.keys = mx.put_along_axis(self.keys, index, keys, axis=2)
-            self.values = mx.put_along_axis(self.values, index, values, axis=2)
+            written = zip(self._buffers, parts, strict=True)
+            self._buffers = [mx.put_along_axis(buffer, index, part, axis=2) for buffer, part in written]
         else:
             where = self._positions.places(heads, self._ring)
-            self.keys[where] = keys
-            self.values[where] = values
+            for buffer, part in zip(self._buffers, parts, strict=True):
+                buffer[where] = part
 
     def _spans(self, start: int, count: int) -> Iterator[tuple[int, int]]:
         """The contiguous runs of columns, (first column, how many), that hold positions start .. start+count."""
@@ -222,17 +230,16 @@ class RowKVCache:
             start += run
             count -= run
 
-    def _reserve(self, keys: mx.array, values: mx.array, length: int) -> None:
-        """Make room for all rows at ``length`` tokens, like ``keys`` and ``values`` in all else."""
+    def _reserve(self, parts: list[mx.array], length: int) -> None:
+        """Make room for all rows at ``length`` tokens, like ``parts`` in all else."""
         rows, columns = self.rows, self._columns_for(length)
-        have_rows, have_columns = (0, 0) if self.keys is None else (self.keys.shape[0], self.keys.shape[2])
+        have_rows, have_columns = (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
         if rows <= have_rows and columns <= have_columns:
             return
         columns = max(columns, have_columns)
         rows = max(rows, have_rows) if self._positions.tight else rows_for(have_rows, rows)
-        shape = (rows, keys.shape[1], columns)
-        self.keys = _grown(self.keys, keys, shape)
-        self.values = _grown(self.values, values, shape)
+        old: Sequence[mx.array | None] = self._buffers or [None] * len(parts)
+        self._buffers = [_grown(buffer, part, rows, columns) for buffer, part in zip(old, parts, strict=True)]
 
     def _columns_for(self, length: int) -> int:
         columns = columns_for(max(length, self._expected_length))
@@ -241,52 +248,42 @@ class RowKVCache:
     # Rows
 
     def take(self, index: int) -> KVRow:
-        if self.keys is None or self.values is None:
-            return KVRow(None, None)
         length = self._positions.lengths[index]
         count = length if self._window is None else min(length, self._window)
         spans = list(self._spans(length - count, count))
-        return KVRow(_gather(self.keys, index, spans), _gather(self.values, index, spans))
+        return [_gather(buffer, index, spans) for buffer in self._buffers] if spans else []
 
     def detach(self, index: int) -> KVRow:
         """A row as arrays of their own, to be evaluated before ``replace`` writes them."""
-        row = self.take(index)
-        return row if row.keys is None or row.values is None else KVRow(row.keys * 1, row.values * 1)
+        return [part * 1 for part in self.take(index)]
 
-    def segment(self, index: int, start: int, stop: int) -> list[mx.array]:
-        """Keys and values of positions ``start`` to ``stop`` of a row, as arrays of their own; not with a window."""
+    def segment(self, index: int, start: int, stop: int) -> KVRow:
+        """Positions ``start`` to ``stop`` of a row, as arrays of their own; not with a window."""
         assert self._window is None, "a ring cannot be cut"
-        if self.keys is None or self.values is None:
-            return []
-        where = (slice(index, index + 1), slice(None), slice(start, stop))
-        return [mx.contiguous(self.keys[where]), mx.contiguous(self.values[where])]
+        return [mx.contiguous(buffer[index : index + 1, :, start:stop]) for buffer in self._buffers]
 
-    def snapshot(self, index: int) -> list[mx.array]:
+    def snapshot(self, index: int) -> KVRow:
         """What a window holds of a row, in temporal order, as arrays of their own."""
-        return [mx.contiguous(array) for array in self.take(index) if array is not None]
+        return [mx.contiguous(part) for part in self.take(index)]
 
-    def restore(self, segments: Sequence[list[mx.array]]) -> None:
+    def restore(self, segments: Sequence[KVRow]) -> None:
         """Become one row out of what ``segment`` gave, or out of one ``snapshot``; to be copied from only, since the
         buffers may be the segments themselves. The position count is already the row's."""
-        present = [segment for segment in segments if segment]
-        if not present:
-            return
-        keys, values = (_joined([segment[part] for segment in present]) for part in (0, 1))
+        parts = [_joined(list(pieces)) for pieces in zip(*(segment for segment in segments if segment), strict=True)]
         if self._window is None:
-            self.keys, self.values, self.owned = keys, values, False
+            self._buffers, self.owned = parts, False
         else:
-            self.replace(0, KVRow(keys, values))
+            self.replace(0, parts)
 
     def replace(self, index: int, row: KVRow) -> None:
         """Write ``row`` over the row at ``index``, whose position count is already the new one's."""
-        if row.keys is None or row.values is None:
+        if not row:
             return
-        self._reserve(row.keys, row.values, self._positions.lengths[index] + 1)
-        count = row.keys.shape[2]
+        self._reserve(row, self._positions.lengths[index] + 1)
+        count = row[0].shape[2]
         taken = 0
         for column, run in self._spans(self._positions.lengths[index] - count, count):
-            span = slice(taken, taken + run)
-            self._write(index, column, row.keys[:, :, span], row.values[:, :, span])
+            self._write(index, column, [part[:, :, taken : taken + run] for part in row])
             taken += run
 
     def copy_rows(self, first: int, source: RowKVCache, source_first: int, count: int) -> None:
@@ -294,28 +291,29 @@ class RowKVCache:
 
         One block for all of them where no ring has come round; what it copies beyond a row's length is garbage.
         """
-        if source.keys is None or source.values is None:
+        theirs = source._buffers
+        if not theirs:
             return
-        if self.keys is None and self._ring is None and source.owned and count == source.keys.shape[0] == self.rows:
-            self.keys, self.values = source.keys, source.values  # the other batch has no more use for them
+        if not self._buffers and self._ring is None and source.owned and count == theirs[0].shape[0] == self.rows:
+            self._buffers = list(theirs)  # the other batch has no more use for them
             return
         width = max(self._positions.lengths[first : first + count])
         if self._ring is not None and source._ring is not None and width > min(self._ring, source._ring):
             for offset in range(count):
                 self.replace(first + offset, source.take(source_first + offset))
             return
-        self._reserve(source.keys, source.values, width + 1)
         rows = slice(source_first, source_first + count)
-        self._write(first, 0, source.keys[rows, :, :width], source.values[rows, :, :width])
+        self._reserve(theirs, width + 1)
+        self._write(first, 0, [buffer[rows, :, :width] for buffer in theirs])
 
     def shrink(self) -> None:
         """Give back rows and columns when much less is needed, or, while memory is tight, all that is not."""
-        if self.keys is None or self.values is None:
+        if not self._buffers:
             return
         if not self._positions.lengths:
-            self.keys = self.values = None
+            self._buffers = []
             return
-        have_rows, have_columns = self.keys.shape[0], self.keys.shape[2]
+        have_rows, have_columns = self._buffers[0].shape[0], self._buffers[0].shape[2]
         longest = max(self._positions.lengths)
         if self._positions.tight:
             rows, columns = self.rows, min(have_columns, self._columns_for(longest + 1))
@@ -325,13 +323,10 @@ class RowKVCache:
         if self._ring is not None:
             columns = have_columns  # a ring that has come round cannot be cut
         if (rows, columns) != (have_rows, have_columns):
-            self.keys = mx.contiguous(self.keys[:rows, :, :columns])
-            self.values = mx.contiguous(self.values[:rows, :, :columns])
+            self._buffers = [mx.contiguous(buffer[:rows, :, :columns]) for buffer in self._buffers]
 
     def layout(self) -> KVLayout:
-        if self.keys is None or self.values is None:
-            return KVLayout()
-        size = sum(a.shape[1] * a.shape[3] * a.itemsize for a in (self.keys, self.values))
+        size = sum(buffer.shape[1] * buffer.shape[3] * buffer.itemsize for buffer in self._buffers)
         if self._window is None:
             return KVLayout(token_bytes=size)
         return KVLayout(windows=((self._window, size),))
@@ -339,23 +334,42 @@ class RowKVCache:
     # What models expect of a cache besides
 
     def empty(self) -> bool:
-        return self.keys is None
+        return not self._buffers
 
     def size(self) -> int:
         return max(self._positions.lengths, default=0)
 
     @property
-    def state(self) -> tuple[mx.array | None, mx.array | None]:
-        return self.keys, self.values
+    def state(self) -> list[mx.array]:
+        return self._buffers
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
+        return sum(buffer.nbytes for buffer in self._buffers)
 
 
-def _grown(old: mx.array | None, like: mx.array, shape: tuple[int, int, int]) -> mx.array:
-    """A zeroed buffer [*shape, like.head_dim] that holds ``old`` in its first rows and columns."""
-    new = mx.zeros((*shape, like.shape[3]), like.dtype)
+class QuantizedRowKVCache(RowKVCache):
+    """Keeps keys and values in ``bits`` bits, by groups of ``group_size`` along head_dim, each with a scale and a bias.
+
+    mlx-lm's attention knows such a cache by these two attributes and takes what ``keys_and_values`` gives it.
+    """
+
+    def __init__(self, positions: RowPositions, quantization: KVQuantization, *, expected_length: int = 0) -> None:
+        super().__init__(positions, window=None, max_width=1, expected_length=expected_length)
+        self.bits, self.group_size = quantization
+
+    def _encode(self, keys: mx.array, values: mx.array) -> list[mx.array]:
+        return [
+            part for array in (keys, values) for part in mx.quantize(array, group_size=self.group_size, bits=self.bits)
+        ]
+
+    def _decode(self, parts: list[mx.array]) -> tuple[Any, Any]:
+        return tuple(parts[:3]), tuple(parts[3:])
+
+
+def _grown(old: mx.array | None, like: mx.array, rows: int, columns: int) -> mx.array:
+    """A zeroed buffer [rows, columns] like ``like`` in all else that holds ``old`` in its first rows and columns."""
+    new = mx.zeros((rows, like.shape[1], columns, like.shape[3]), like.dtype)
     if old is not None:
         new[: old.shape[0], :, : old.shape[2]] = old
     return new
@@ -365,6 +379,5 @@ def _joined(pieces: list[mx.array]) -> mx.array:
     return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 
-def _gather(buffer: mx.array, index: int, spans: list[tuple[int, int]]) -> mx.array | None:
-    pieces = [buffer[index : index + 1, :, column : column + count] for column, count in spans]
-    return _joined(pieces) if pieces else None
+def _gather(buffer: mx.array, index: int, spans: list[tuple[int, int]]) -> mx.array:
+    return _joined([buffer[index : index + 1, :, column : column + count] for column, count in spans])

@@ -6,9 +6,18 @@ size before it is there.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 COLUMN_STEP = 256  # buffers grow by so many tokens
+
+
+class KVQuantization(NamedTuple):
+    """How keys and values are kept: ``bits`` each, in groups of ``group_size`` numbers."""
+
+    bits: int
+    group_size: int
 
 
 class KVLayout(msgspec.Struct, frozen=True, kw_only=True):

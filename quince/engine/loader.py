@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_adapters, load_model
 
 from quince.errors import ModelLoadError
 
@@ -26,14 +26,17 @@ class LoadedModel:
     max_model_len: int
 
 
-def load(path: Path, *, max_model_len: int | None) -> LoadedModel:
-    """Read the weights into memory. Raises ModelLoadError with the reason if that cannot be done."""
+def load(path: Path, *, max_model_len: int | None, adapter: Path | None = None) -> LoadedModel:
+    """Read the weights into memory, and those of a LoRA or DoRA adapter over them. Raises ModelLoadError with the
+    reason if that cannot be done."""
     config = read_config(path)
     set_wired_limit()
     try:
         model, _ = load_model(path)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"{path.name}: {error}") from error
+    if adapter is not None:
+        _adapt(model, adapter)
     text_config = {**config, **config.get("text_config", {})}
     own_len = int(text_config.get("max_position_embeddings") or DEFAULT_MAX_MODEL_LEN)
     return LoadedModel(
@@ -42,6 +45,19 @@ def load(path: Path, *, max_model_len: int | None) -> LoadedModel:
         vocab_size=_vocab_size(model, text_config),
         max_model_len=own_len if max_model_len is None else max_model_len,
     )
+
+
+def _adapt(model: Module, adapter: Path) -> None:
+    """Put the adapter's layers into the model, as mlx-lm's ``load_adapters`` does for all of its own tools."""
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (adapter / name).is_file():
+            raise ModelLoadError(f"{adapter} has no {name}, so it is no adapter that mlx-lm has made")
+    try:
+        load_adapters(model, str(adapter))
+        mx.eval(model.parameters())  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        raise ModelLoadError(f"the adapter {adapter.name} does not fit the model: {error}") from error
+    model.eval()
 
 
 def set_wired_limit() -> None:

@@ -23,16 +23,22 @@ class Task(enum.Enum):
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine process needs to start. ``model_path`` is a local directory. ``memory_bytes`` (None: what the
-    device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none; None: a share)."""
+    """What an engine process needs to start. ``model_path`` and ``adapter_path`` are local directories.
+
+    ``memory_bytes`` (None: what the device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none;
+    None: a share). ``kv_bits`` (None: as the model computes them) hold each number of keys and values.
+    """
 
     address: str
     model_path: str
+    adapter_path: str | None = None
     max_running_requests: int
     prefill_chunk_size: int
     max_model_len: int | None = None
     memory_bytes: int | None = None
     prefix_cache_bytes: int | None = None
+    kv_bits: int | None = None
+    kv_group_size: int = 64
     task: Task = Task.GENERATE
 
 

@@ -32,6 +32,7 @@ from quince.engine.batch import (
 )
 from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.decode_group import DecodeGroup
+from quince.engine.kv_layout import KVQuantization
 from quince.engine.sampler import Sampled
 from quince.engine.snapshots import SnapshotStore
 from quince.engine.structured import Constraint, TokenMasks
@@ -90,13 +91,22 @@ class _Launched:
 class ModelRunner:
     """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
 
-    def __init__(self, model: Module, vocab_size: int, *, prefill_chunk_size: int, mask_axes: int = 4) -> None:
+    def __init__(
+        self,
+        model: Module,
+        vocab_size: int,
+        *,
+        prefill_chunk_size: int,
+        mask_axes: int = 4,
+        quantization: KVQuantization | None = None,
+    ) -> None:
         self.store = SnapshotStore()
         self._model = model
         self._masks = TokenMasks(vocab_size)
         self._constraints: dict[str, Constraint] = {}
         self._mask_axes = mask_axes
         self._prefill_chunk_size = prefill_chunk_size
+        self._quantization = quantization
         self.reset()
 
     def reset(self) -> None:
@@ -177,7 +187,13 @@ class ModelRunner:
         raise KeyError(f"{request_id} has no row")
 
     def _new_cache(self, *, max_width: int, expected_length: int = 0) -> BatchCache:
-        return BatchCache(self._model, max_width=max_width, expected_length=expected_length, mask_axes=self._mask_axes)
+        return BatchCache(
+            self._model,
+            max_width=max_width,
+            expected_length=expected_length,
+            mask_axes=self._mask_axes,
+            quantization=self._quantization,
+        )
 
     # What is kept across requests
 

@@ -99,10 +99,12 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     import mlx.core as mx
 
     from quince.engine.core import CoreConfig, make_core
+    from quince.engine.kv_layout import KVQuantization
     from quince.engine.loader import load
     from quince.engine.structured import GrammarCompiler
 
-    loaded = load(Path(config.model_path), max_model_len=config.max_model_len)
+    adapter = None if config.adapter_path is None else Path(config.adapter_path)
+    loaded = load(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
     core = make_core(
         loaded.model,
         loaded.vocab_size,
@@ -112,6 +114,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
             prefill_chunk_size=config.prefill_chunk_size,
             memory_bytes=config.memory_bytes,
             prefix_cache_bytes=config.prefix_cache_bytes,
+            kv_quantization=None if config.kv_bits is None else KVQuantization(config.kv_bits, config.kv_group_size),
         ),
     )
     return core, Ready(
@@ -130,6 +133,8 @@ def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
     from quince.engine.pooling_model import load
     from quince.engine.pooling_runner import PoolingRunner
 
+    if config.adapter_path is not None:
+        raise ModelLoadError("--adapter is for models that write; this one is for embedding or reranking")
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
     core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=config.prefill_chunk_size)
     return core, Ready(

@@ -381,14 +381,13 @@ class Scheduler:
             self._leave_prefill(request)
             if request.num_prefilled > 0:
                 self._free.append(request_id)
-            request.preempt()
-            self._wait_again(request)
         else:
             held = request.token_ids
             del self._decoding[request_id]
             self._groups.remove(request_id)
             self._free.append(request_id)
-            self._preempted[request_id] = request
+        # Not waiting before the next step: one Batch must not free a row and restore it.
+        self._preempted[request_id] = request
         room = self.memory.max_bytes - self._plan(joining, tight=True)
         self.prefix_cache.resize(min(self._cache_bytes, room))
         self.prefix_cache.insert(held, request_id)

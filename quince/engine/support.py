@@ -16,12 +16,14 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from quince.engine.batch_cache import BatchCache, RowChange
-from quince.engine.kv_layout import COLUMN_STEP, KVLayout
+from quince.engine.kv_layout import COLUMN_STEP, KVLayout, KVQuantization
 
 # Very different lengths, so that padding that leaks in is most of what the shorter row has seen.
 SHORT, LONG = 3, 40
 # Rounding differs between batch sizes by a few percent at the most (bf16); a row that saw the wrong tokens by far more.
 TOLERANCE = 0.2
+MAX_QUANTIZATION_ERROR = 0.5
+READS = 8
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,29 @@ class Costs:
     layout: KVLayout
 
 
-def measure(model: Module, vocab_size: int) -> Costs:
+def quantization_error(model: Module, vocab_size: int, quantization: KVQuantization, mask_axes: int) -> float:
+    """How far quantised keys and values move the logits, relative to their size. Raises ValueError if the model's
+    code or the size of its heads cannot do with them."""
+    prompt = _random_prompt(vocab_size, LONG)
+    plain = _next_logits(model, [prompt], mask_axes=mask_axes)
+    try:
+        logits = _next_logits(model, [prompt], mask_axes=mask_axes, quantization=quantization)
+        error = float(mx.linalg.norm(logits - plain) / mx.linalg.norm(plain))
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error_in_model:
+        raise ValueError(str(error_in_model)) from error_in_model
+    if not error < MAX_QUANTIZATION_ERROR:
+        raise ValueError(f"it would move the logits by {error:.0%} of their size")
+    return error
+
+
+def measure(model: Module, vocab_size: int, quantization: KVQuantization | None = None) -> Costs:
     """Each time is the second one, since kernels are compiled at the first."""
     prompt = _random_prompt(vocab_size, LONG)
     for _ in range(2):
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         started = time.perf_counter()
-        cache = _prefill(model, [prompt], mask_axes=4)
+        cache = _prefill(model, [prompt], mask_axes=4, quantization=quantization)
         mx.eval(cache.arrays())
     token_memory = max(0, mx.get_peak_memory() - before - cache.nbytes) // LONG
     token_seconds = (time.perf_counter() - started) / (LONG - 1)
@@ -83,11 +100,11 @@ def measure(model: Module, vocab_size: int) -> Costs:
 def _byte_seconds() -> float:
     """How long it takes to read a byte of memory."""
     block = mx.ones((16, 2**20))
+    mx.eval(block)
     for _ in range(2):
-        mx.eval(block)
         started = time.perf_counter()
-        mx.eval(block.max(axis=1))
-    return (time.perf_counter() - started) / block.nbytes
+        mx.eval([block.max(axis=1) for _ in range(READS)])  # several, since starting one takes time of its own
+    return (time.perf_counter() - started) / (READS * block.nbytes)
 
 
 def _random_prompt(vocab_size: int, length: int) -> list[int]:
@@ -104,11 +121,20 @@ def _agrees(model: Module, prompts: list[list[int]], expected: mx.array, *, pad:
         return False  # whatever the model's code stumbles over
 
 
-def _next_logits(model: Module, prompts: list[list[int]], *, pad: bool = False, mask_axes: int = 4) -> mx.array:
+def _next_logits(
+    model: Module,
+    prompts: list[list[int]],
+    *,
+    pad: bool = False,
+    mask_axes: int = 4,
+    quantization: KVQuantization | None = None,
+) -> mx.array:
     """The logits after each prompt, float32 [rows, vocabulary]: all but the last token prefilled, then one step."""
-    batch = BatchCache(model, max_width=1, mask_axes=mask_axes)
+    batch = BatchCache(model, max_width=1, mask_axes=mask_axes, quantization=quantization)
     groups = [prompts] if pad else [[prompt] for prompt in prompts]
-    prefilled = [(_prefill(model, group, mask_axes), index) for group in groups for index in range(len(group))]
+    prefilled = [
+        (_prefill(model, group, mask_axes, quantization), index) for group in groups for index in range(len(group))
+    ]
     batch.change(RowChange.plan(0, [], len(prompts)), prefilled)
     batch.begin(1)
     logits: mx.array = model(mx.array([[prompt[-1]] for prompt in prompts]), cache=batch.layers)[:, -1]
@@ -116,10 +142,12 @@ def _next_logits(model: Module, prompts: list[list[int]], *, pad: bool = False, 
     return logits.astype(mx.float32)
 
 
-def _prefill(model: Module, prompts: list[list[int]], mask_axes: int) -> BatchCache:
+def _prefill(
+    model: Module, prompts: list[list[int]], mask_axes: int, quantization: KVQuantization | None = None
+) -> BatchCache:
     counts = [len(prompt) - 1 for prompt in prompts]
     width = max(counts)
-    cache = BatchCache(model, max_width=width, mask_axes=mask_axes)
+    cache = BatchCache(model, max_width=width, mask_axes=mask_axes, quantization=quantization)
     cache.add_empty_rows(len(prompts))
     cache.begin(width, counts if min(counts) < width else None)
     model(mx.array([prompt[:-1] + [0] * (width + 1 - len(prompt)) for prompt in prompts]), cache=cache.layers)

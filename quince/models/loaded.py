@@ -78,11 +78,14 @@ def make_engine(
     engine_config = EngineConfig(
         address=address,
         model_path=str(stored.path),
+        adapter_path=config.adapter,
         max_running_requests=config.max_running_requests,
         prefill_chunk_size=config.prefill_chunk_size,
         max_model_len=config.ctx_size,
         memory_bytes=config.memory_bytes,
         prefix_cache_bytes=config.prefix_cache_bytes,
+        kv_bits=config.kv_bits,
+        kv_group_size=config.kv_group_size,
         task=TASKS[stored.type],
     )
     limits = EngineLimits(

@@ -155,7 +155,10 @@ class TextGenerator:
             new_call_id=prompt.new_call_id,
         )
         answer = Answer(self._tokenizer, rules, len(prompt.token_ids))
-        async with aclosing(self._engine.generate(request_id, prompt.token_ids, sampling)) as batches:
+        # Messages end with what ends answers.
+        ends = set(self._tokenizer.eos_token_ids)
+        boundaries = [index + 1 for index, token_id in enumerate(prompt.token_ids) if token_id in ends]
+        async with aclosing(self._engine.generate(request_id, prompt.token_ids, sampling, boundaries)) as batches:
             echo = prompt.echo
             async for outputs in batches:
                 if echo:

@@ -21,7 +21,8 @@ DEMO = Path(__file__).parents[2] / "quince" / "models" / "demo" / "quince-demo"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCAB_SIZE = 4096
 # So many that a random answer meets one soon, unless it ignores them.
-EOS_TOKEN_IDS = [*range(300, 400), 4089]
+END_OF_TURN = 4089
+EOS_TOKEN_IDS = [*range(300, 400), END_OF_TURN]
 
 StartServer = Callable[..., ServerProcess]
 
@@ -79,3 +80,31 @@ def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
 async def aclient(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
     async with async_client(server.base_url) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The embedded model, which knows something. Shared, too."""
+    with ServerProcess(tmp_path_factory.mktemp("demo-server") / "log") as process:
+        yield process.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def demo(demo_server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with sync_client(demo_server.base_url) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def random_model(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same noise, but what ends its answers is no text, as in every real vocabulary: grammars need that."""
+    path = shutil.copytree(model_dir, tmp_path_factory.mktemp("random") / "random-chat")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": END_OF_TURN}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def random_server(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Shared, too."""
+    with ServerProcess(tmp_path_factory.mktemp("random-server") / "log", str(random_model)) as process:
+        yield process.wait_ready()

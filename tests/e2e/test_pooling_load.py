@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests import pooling_models
 from tests.e2e.helpers import assert_error_shape, chat_body, eventually, http_client
 from tests.e2e.pooling_server import pooling_server
 from tests.e2e.server_process import ServerProcess, wait_for
@@ -167,3 +168,15 @@ async def test_what_a_pooling_model_does_is_counted(pooling: ServerProcess) -> N
         assert after["steps"] > before["steps"] and after["running"] == after["waiting"] == 0
         health = json.loads((await client.get("/health")).text)
         assert health["models"]["modernbert"]["state"] == "ready"
+
+
+def test_an_adapter_for_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
+    pooling_models.save("bert", tmp_path / "bert")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with ServerProcess(tmp_path / "log", str(tmp_path / "bert"), "--adapter", str(tmp_path / "adapter")) as server:
+
+        def said() -> bool:
+            return "--adapter is for models that write" in server.health().text
+
+        wait_for(said, within=30, what="/health says why")

@@ -11,6 +11,7 @@ from mlx.nn.layers.base import Module
 
 from quince.engine import core
 from quince.engine.core import CoreConfig, EngineCore
+from quince.engine.kv_layout import KVQuantization
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
 from quince.engine.structured import GrammarCompiler
 from tests.tiny_models import VOCAB_SIZE, tokenizer_file
@@ -28,13 +29,20 @@ class Answer:
     cached_tokens: int = 0
 
 
-def make_core(model: Module, *, prefill_chunk_size: int = 64, prefix_cache_bytes: int = 0) -> EngineCore:
+def make_core(
+    model: Module,
+    *,
+    prefill_chunk_size: int = 64,
+    prefix_cache_bytes: int = 0,
+    kv_quantization: KVQuantization | None = None,
+) -> EngineCore:
     grammars = GrammarCompiler(tokenizer_file(), VOCAB_SIZE)
     config = CoreConfig(
         max_running_requests=16,
         prefill_chunk_size=prefill_chunk_size,
         prefix_cache_bytes=prefix_cache_bytes,
         snapshot_interval=64,
+        kv_quantization=kv_quantization,
     )
     return core.make_core(model, VOCAB_SIZE, grammars, config)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,9 @@ class ScriptedEngine:
         return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
 
     async def generate(
-        self, request_id: str, prompt: list[int], sampling: SamplingParams
+        self, request_id: str, prompt: list[int], sampling: SamplingParams, boundaries: Sequence[int]
     ) -> AsyncGenerator[list[Output], None]:
+        self.boundaries = boundaries
         self.sampling = sampling
         stops = set(sampling.stop_token_ids)
         try:
@@ -160,9 +162,9 @@ async def test_answers_to_one_prompt_differ_by_their_seeds(tokenizer: Tokenizer)
     asked: dict[str, int] = {}
 
     class Remembering(ScriptedEngine):
-        def generate(self, request_id: str, prompt: list[int], sampling: SamplingParams) -> AsyncGenerator:  # type: ignore[type-arg]
-            asked[request_id] = sampling.seed
-            return super().generate(request_id, prompt, sampling)
+        def generate(self, request_id: str, *rest: Any) -> AsyncGenerator[list[Output], None]:
+            asked[request_id] = rest[1].seed
+            return super().generate(request_id, *rest)
 
     generator = make_generator(Remembering(tokenizer, "x"), tokenizer)
     [_ async for _ in generator.complete("r", ["a", "b"], GenerationParams(n=2, seed=7))]
@@ -211,3 +213,10 @@ async def test_merge_ends_with_the_first_error_and_closes_all() -> None:
     with pytest.raises(ValueError, match="broken"):
         [_ async for _ in merge([endless(), numbers([1], fail=True)])]
     assert closed.is_set()
+
+
+async def test_the_engine_is_told_where_messages_end(tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(tokenizer, "x")
+    end = tokenizer.eos_token_ids[0]
+    [_ async for _ in make_generator(engine, tokenizer).complete("r", [[1, end, 2, 3, end, 4]], GenerationParams())]
+    assert engine.boundaries == [2, 5]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from quince.errors import InvalidRequest
 from quince.server.protocol.openai import GenerationRequest, Name, Text, TopLogprob, UsageBody, Wire
@@ -66,6 +66,13 @@ class FunctionDefinition(Wire):
     description: Text | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _describes_an_object(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        if parameters and parameters.get("type", "object") != "object":
+            raise ValueError("a function's parameters are an object: their type must be 'object'")
+        return parameters
 
 
 class ToolDefinition(Wire):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quince.errors import InvalidRequest
-from quince.text.output_format import JSON_STYLE, MAX_INTEGER
+from quince.text.json_schema import bounded
+from quince.text.output_format import JSON_STYLE
 from quince.text.tool_parsers.schema import is_text, properties_of, resolve
 
 # Calls of one answer: a weak model would otherwise write them until its tokens are used up.
@@ -21,7 +22,6 @@ MAX_CALLS = 16
 _OBJECT_KEYS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "title"}
 _OBJECT_KEYS |= {"description", "$schema", "$id", "default", "examples", "strict", "x-guidance", "$comment"}
 _COMBINING = {"allOf", "anyOf", "oneOf", "$ref", "if", "not", "patternProperties", "unevaluatedProperties"}
-_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const"}
 _OUTSIDE = re.compile(r'"\$ref": "((?!#/(?:\$defs|definitions)/)[^"]*)')
 _FORMATS = {
     "date": r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])",
@@ -88,7 +88,7 @@ class Rules:
                 f"a tool's parameters refer to '{found[1]}': only $defs can be referred to", param="tools"
             )
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        whole = {"x-guidance": JSON_STYLE, **definitions, **closed(schema)}
+        whole = {"x-guidance": JSON_STYLE, **bounded({**definitions, **closed(schema)})}
         return self.rule("%json " + json.dumps(whole, ensure_ascii=False))
 
     def text_before(self, end: str, body: str = "/(?s:.*)/") -> str:
@@ -150,11 +150,8 @@ class Rules:
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with only the declared properties, and digits that end, where the schema does not say: a weak model
-    writes others for ever."""
+    """The same, with only the declared properties where it does not say: a weak model writes others for ever."""
     result = dict(schema)
-    if result.get("type") == "integer" and not result.keys() & _BOUNDS:
-        result |= {"minimum": -MAX_INTEGER, "maximum": MAX_INTEGER}
     if not result.keys() & _COMBINING and isinstance(result.get("properties"), Mapping):
         result.setdefault("additionalProperties", False)
         result["properties"] = {

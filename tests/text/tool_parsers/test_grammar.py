@@ -168,7 +168,6 @@ def test_objects_are_closed_where_the_schema_does_not_say() -> None:
         "additionalProperties": False,
     }
     assert closed({"type": "integer", "minimum": 1}) == {"type": "integer", "minimum": 1}
-    assert closed({"type": "integer"})["maximum"] == 2**53 - 1
     assert closed({"allOf": [inner]}) == {"allOf": [inner]}
     assert closed({**inner, "additionalProperties": True})["additionalProperties"] is True
 
