@@ -26,6 +26,11 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _number(value: Any) -> Any:
+    """Environment variables hold numbers as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def _check_key(key: SecretStr) -> SecretStr:
     """An empty key is most likely a variable that was not set: no reason to serve everybody."""
     if not re.fullmatch(r"\S+", key.get_secret_value()):
@@ -99,10 +104,10 @@ class ServeConfig(BaseModel):
         description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
         "of what the weights leave).",
     )
-    kv_bits: Literal[4, 8] | None = Field(
+    kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
         None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
     )
-    kv_group_size: Literal[32, 64, 128] = Field(
+    kv_group_size: Annotated[Literal[32, 64, 128], BeforeValidator(_number)] = Field(
         64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
     )
     engine_timeout: float = Field(

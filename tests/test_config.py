@@ -116,3 +116,16 @@ def test_what_does_not_go_together(flags: dict[str, object], environ: dict[str, 
 def test_what_goes_together() -> None:
     settings = config.load({"model": "m", "max_loaded_models": 1, "auto_download": True, "model_type": "auto"}, {})
     assert settings.auto_download and settings.max_loaded_models == 1
+
+
+def test_bits_of_keys_and_values_are_numbers_in_the_environment_too() -> None:
+    settings = config.load({}, {"QUINCE_KV_BITS": "8", "QUINCE_KV_GROUP_SIZE": "32"})
+    assert (settings.kv_bits, settings.kv_group_size) == (8, 32)
+    with pytest.raises(UsageError, match="QUINCE_KV_BITS = '5'"):
+        config.load({}, {"QUINCE_KV_BITS": "5"})
+
+
+def test_an_adapter_needs_the_model_that_it_is_for() -> None:
+    assert config.load({"model": "m", "adapter": "/a"}, {}).adapter == "/a"
+    with pytest.raises(UsageError, match="--adapter is for a server of one MODEL"):
+        config.load({"adapter": "/a"}, {})

@@ -109,6 +109,11 @@ class Mailbox:
         return outputs
 
 
+def _whole(request_id: str) -> str:
+    """The request that this is one answer of."""
+    return request_id.split(ANSWER_MARK)[0]
+
+
 class EngineClient:
     """One model's engine: ``start``, ``generate`` from any number of tasks, ``stop``."""
 
@@ -125,6 +130,7 @@ class EngineClient:
         self._sockets = sockets
         self._command = command
         self._admitted: set[str] = set()
+        self._cancelled: set[str] = set()  # of those
         self._mailboxes: dict[str, Mailbox] = {}  # of those admitted, the ones that the engine has been given
         self._socket: ClientSocket | None = None
         self._child: ChildProcess | None = None
@@ -171,6 +177,7 @@ class EngineClient:
             yield
         finally:
             self._admitted -= new
+            self._cancelled -= new
 
     async def wait_ready(self) -> Ready:
         """The loaded model's facts, waiting through a load. Raises EngineUnavailable if it fails or takes too long."""
@@ -213,6 +220,9 @@ class EngineClient:
     async def _run(self, request: AddRequest | PoolRequest) -> AsyncGenerator[list[Output], None]:
         with self.admit(request.request_id):
             await self.wait_ready()
+            if request.request_id in self._cancelled:
+                yield [Output(request.request_id, finish_reason=FinishReason.ABORT)]
+                return
             mailbox = self._submit(request)
             try:
                 outputs = await self._take_first(mailbox)
@@ -227,14 +237,11 @@ class EngineClient:
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
         """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
-        found: dict[str, list[str]] = {}
-        for name in self._mailboxes:
-            whole = name.split(ANSWER_MARK)[0]
-            if request_ids is None or whole in request_ids:
-                found.setdefault(whole, []).append(name)
-        if found:
-            self._send(Abort([name for names in found.values() for name in names]))
-        return list(found)
+        found = [name for name in self._admitted if request_ids is None or _whole(name) in request_ids]
+        self._cancelled.update(found)  # some are not sent yet: their prompts are being tokenized
+        if sent := [name for name in found if name in self._mailboxes]:
+            self._send(Abort(sent))
+        return sorted({_whole(name) for name in found})
 
     # Requests
 

@@ -27,7 +27,7 @@ from quince.engine.memory import GroupPlan, KVMemory, Rectangle
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
 from quince.engine.prefill import Lane, PrefillLanes, save_points
-from quince.engine.prefix_cache import Match, PrefixCache
+from quince.engine.prefix_cache import Match, PrefixCache, common_prefix
 from quince.engine.request import STATUS_OF, Request, RequestStatus
 
 LOOKAHEAD = 32  # waiting requests that are looked at in one step
@@ -218,7 +218,7 @@ class Scheduler:
             if request.save_points and request.save_points[0] <= request.num_prefilled:
                 request.save_points.pop(0)
                 self._save(request)
-            elif request.num_to_prefill == 0 or self._followers.are_due(request):
+            elif self._followers.are_due(request):
                 self._save(request)
             self._release_followers(request, request.num_prefilled)
         self._advanced = []
@@ -250,6 +250,7 @@ class Scheduler:
                 break
             if self._follows(request):
                 continue
+            self._keep_shared(request)
             match = self._match(request)
             work = len(request.input_token_ids) - 1 - match.length
             lane = next((lane for lane in lanes if lane.takes(request, match.length, budget)), None)
@@ -270,6 +271,20 @@ class Scheduler:
             match = self.prefix_cache.match(request.input_token_ids, len(request.input_token_ids) - 1)
             request.match = (self.prefix_cache.version, match)
         return request.match[1]
+
+    def _keep_shared(self, request: Request) -> None:
+        """Keep what rows that decode have of the request's prompt and the cache has not. A row is kept as a whole when
+        it leaves; before, only if somebody can use it: copies cost."""
+        if not self.prefix_cache.enabled or self.prefix_cache.needs_snapshots:
+            return
+        own = request.input_token_ids[:-1]
+        for row in self._decoding.values():
+            if row.input_token_ids[:MIN_SHARED] != own[:MIN_SHARED]:
+                continue
+            theirs = row.input_token_ids[:-1]  # the last one may not be in the row yet
+            shared = common_prefix(own, theirs)
+            if shared - self._match(request).length >= MIN_SHARED:
+                self.prefix_cache.insert(theirs[:shared], row.request_id)
 
     def _start(self, request: Request, match: Match) -> None:
         request_id = request.request_id

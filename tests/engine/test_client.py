@@ -264,3 +264,15 @@ async def test_stop_tells_readers_first_and_lets_the_process_end(tmp_path: Path)
         assert not stopping.done()
         await stopping
         assert ended.exists()
+
+
+async def test_a_request_can_be_cancelled_before_it_is_sent() -> None:
+    """Its prompt is still being tokenized."""
+    async with running() as client:
+        await client.wait_ready()
+        with client.admit("a#0", "a#1", "b"):
+            assert client.abort(["a"]) == ["a"]
+            for name in ("a#0", "a#1"):
+                assert [output.finish_reason for output in await ask(client, ANSWER, name)] == [FinishReason.ABORT]
+            assert (await ask(client, ANSWER, "b"))[-1].finish_reason is FinishReason.LENGTH
+        assert (await ask(client, ANSWER, "a#0"))[-1].finish_reason is FinishReason.LENGTH, "forgotten with the block"

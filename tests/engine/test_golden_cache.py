@@ -148,3 +148,17 @@ def test_a_failed_step_empties_the_cache(model) -> None:
     answer = run(core, [request])["r"]
     check(model, request, answer)
     assert answer.cached_tokens == 0
+
+
+def test_a_running_request_gives_its_prompt_to_one_that_comes_later(model, family: str) -> None:
+    """It is kept for good only when it ends; nobody has to wait for that."""
+    shared = words(8, 150)
+    first = ask("first", shared + words(9, 30), tokens=60)
+    second = ask("second", shared + words(10, 21), tokens=20, boundaries=[150])
+    third = ask("third", shared + words(11, 40), tokens=20)
+    core = make_core(model, prefix_cache_bytes=BUDGET)
+    answers = run(core, [first, second, third], arrivals={"second": 20, "third": 25})
+    for request in (first, second, third):
+        check(model, request, answers[request.request_id])
+    if core.scheduler.prefix_cache.enabled and family not in SNAPSHOTS:
+        assert answers["second"].cached_tokens == answers["third"].cached_tokens == 150

@@ -15,7 +15,7 @@ from quince.sampling import SamplingParams
 from tests import tiny_models
 from tests.engine.driver import make_core, run
 
-# How far the logits of these random models move, relative to their size. Trained models move less.
+# How far the logits of these random models move, relative to their size.
 TOLERANCE = {8: 0.03, 4: 0.4}
 FAMILIES = ("qwen3", "gemma3_text", "lfm2", "qwen3_next")
 
