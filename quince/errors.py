@@ -7,7 +7,8 @@ QuinceError
 │   ├── InvalidApiKey             401  none or a wrong one
 │   ├── ModelNotFound             404
 │   ├── BodyTooLarge              413
-│   └── QueueFull                 429  try again later
+│   ├── QueueFull                 429  try again later
+│   └── RequestCancelled          499  ended by /v1/cancel before it was done
 ├── QueueTimeout                  504  waited longer than --queue-timeout
 ├── EngineError                   500  one request failed inside the engine, the engine goes on
 ├── EngineUnavailable             503  loading, restarting, dead or shutting down
@@ -76,6 +77,11 @@ class QueueFull(RequestError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class RequestCancelled(RequestError):
+    status = 499
+    code = "cancelled"
 
 
 class QueueTimeout(QuinceError):

@@ -21,8 +21,10 @@ from quince.engine.messages import (
     FinishReason,
     LoadFailed,
     Output,
+    PoolRequest,
     Ready,
     StepOutput,
+    ToEngine,
 )
 from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
 from quince.errors import (
@@ -33,6 +35,7 @@ from quince.errors import (
     QueueFull,
     QueueTimeout,
     QuinceError,
+    RequestCancelled,
 )
 from quince.sampling import SamplingParams
 
@@ -74,7 +77,7 @@ class EngineLimits:
 class Mailbox:
     """One request's outputs on their way to its reader, who takes all that have come at once.
 
-    It holds at most max_tokens outputs, however slow the reader.
+    It holds at most max_tokens outputs, or as many as the request has inputs, however slow the reader.
     """
 
     def __init__(self) -> None:
@@ -195,12 +198,32 @@ class EngineClient:
         ``boundaries`` are positions in the prompt where later requests are likely to go on differently.
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
-        with self.admit(request_id):
+        request = AddRequest(request_id, prompt_token_ids, sampling, list(boundaries))
+        async with contextlib.aclosing(self._run(request)) as batches:
+            async for outputs in batches:
+                yield outputs
+
+    async def pool(self, request: PoolRequest) -> list[bytes]:
+        """The results of all inputs, in their order: float32 numbers, little-endian (see Pooled).
+
+        Cancelling the task aborts the request. Raises RequestCancelled for one that ``abort`` has ended, and what
+        ``generate`` raises.
+        """
+        found: dict[int, bytes] = {}
+        async with contextlib.aclosing(self._run(request)) as batches:
+            async for outputs in batches:
+                found.update((one.index, one.values) for output in outputs for one in output.pooled)
+                if outputs[-1].finish_reason is FinishReason.ABORT:
+                    raise RequestCancelled("the request was cancelled")
+        return [found[index] for index in range(len(request.inputs))]
+
+    async def _run(self, request: AddRequest | PoolRequest) -> AsyncGenerator[list[Output], None]:
+        with self.admit(request.request_id):
             await self.wait_ready()
-            if request_id in self._cancelled:
-                yield [Output(request_id, finish_reason=FinishReason.ABORT)]
+            if request.request_id in self._cancelled:
+                yield [Output(request.request_id, finish_reason=FinishReason.ABORT)]
                 return
-            mailbox = self._submit(AddRequest(request_id, prompt_token_ids, sampling, list(boundaries)))
+            mailbox = self._submit(request)
             try:
                 outputs = await self._take_first(mailbox)
                 yield outputs
@@ -208,9 +231,9 @@ class EngineClient:
                     outputs = await mailbox.take()
                     yield outputs
             finally:
-                self._mailboxes.pop(request_id, None)
+                self._mailboxes.pop(request.request_id, None)
                 if not mailbox.finished:
-                    self._send(Abort([request_id]))
+                    self._send(Abort([request.request_id]))
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
         """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
@@ -222,7 +245,7 @@ class EngineClient:
 
     # Requests
 
-    def _submit(self, request: AddRequest) -> Mailbox:
+    def _submit(self, request: AddRequest | PoolRequest) -> Mailbox:
         mailbox = self._mailboxes[request.request_id] = Mailbox()
         if not self._busy.is_set():
             self._last_progress = time.monotonic()
@@ -238,7 +261,7 @@ class EngineClient:
             waited = f"{self._limits.queue_timeout:g}"
             raise QueueTimeout(f"the request waited {waited} s in the queue and was not started") from None
 
-    def _send(self, message: AddRequest | Abort) -> None:
+    def _send(self, message: ToEngine) -> None:
         if self._socket is not None:
             self._socket.send(message)
 

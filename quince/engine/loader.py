@@ -29,7 +29,7 @@ class LoadedModel:
 def load(path: Path, *, max_model_len: int | None, adapter: Path | None = None) -> LoadedModel:
     """Read the weights into memory, and those of a LoRA or DoRA adapter over them. Raises ModelLoadError with the
     reason if that cannot be done."""
-    config = _read_config(path)
+    config = read_config(path)
     set_wired_limit()
     try:
         model, _ = load_model(path)
@@ -66,7 +66,8 @@ def set_wired_limit() -> None:
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The model's configuration. Raises ModelLoadError if there is none, or none that names a model type."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """The engine's protocol: every message that crosses between the API process and an engine process.
 
-API process -> engine: AddRequest, Abort.      Engine -> API process: Ready, LoadFailed, StepOutput.
+API process -> engine: AddRequest (to a generating engine) or PoolRequest (to a pooling one), Abort.
+Engine -> API process: Ready, LoadFailed, StepOutput.
 The engine is configured once, by an EngineConfig on its standard input.
 """
 
@@ -11,6 +12,14 @@ import enum
 import msgspec
 
 from quince.sampling import SamplingParams
+
+
+class Task(enum.Enum):
+    """What an engine does: write answers, make vectors of texts, or score pairs of texts."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    SCORE = "score"
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +39,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache_bytes: int | None = None
     kv_bits: int | None = None
     kv_group_size: int = 64
+    task: Task = Task.GENERATE
 
 
 class FinishReason(enum.Enum):
@@ -49,18 +59,45 @@ class AddRequest(msgspec.Struct, frozen=True, tag="add"):
     boundaries: list[int] = []
 
 
+class PoolInput(msgspec.Struct, frozen=True, array_like=True):
+    """One text, or a pair of texts, as the model reads it; not empty.
+
+    Of a pair, the second text begins at token ``second_from``. The first ``prompt_tokens`` tokens are an instruction,
+    which some models leave out of what they pool.
+    """
+
+    token_ids: list[int]
+    second_from: int | None = None
+    prompt_tokens: int = 0
+
+
+class PoolRequest(msgspec.Struct, frozen=True, tag="pool"):
+    """Asks for one vector (Task.EMBED) or one score (Task.SCORE) of every input.
+
+    ``label_token_ids`` are the tokens (no, yes) between which a generative reranker decides.
+    """
+
+    request_id: str
+    inputs: list[PoolInput]
+    label_token_ids: tuple[int, int] | None = None
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     request_ids: list[str]
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
-    """The model is loaded. ``memory_bytes`` is what MLX holds after loading; ``max_model_len`` is in tokens."""
+    """The model is loaded. ``memory_bytes`` is what MLX holds after loading; ``max_model_len`` is in tokens.
+
+    ``dimensions`` is the length of a pooling engine's results: of its vectors, or 1 for scores.
+    """
 
     model_type: str
     vocab_size: int
     max_model_len: int
     memory_bytes: int
     device: str
+    dimensions: int = 0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -73,6 +110,16 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
     top_ids: list[int] = []
     top_logprobs: list[float] = []
+
+
+class Pooled(msgspec.Struct, frozen=True, array_like=True):
+    """The result for input ``index`` of a PoolRequest: float32 numbers, little-endian.
+
+    Vectors are pooled and normalised as the model's files say; scores are in 0..1.
+    """
+
+    index: int
+    values: bytes
 
 
 class Output(msgspec.Struct, omit_defaults=True, array_like=True):
@@ -90,6 +137,7 @@ class Output(msgspec.Struct, omit_defaults=True, array_like=True):
     logprobs: list[TokenLogprobs] = []
     error: str | None = None
     refused: bool = False
+    pooled: list[Pooled] = []
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -119,5 +167,5 @@ class StepOutput(msgspec.Struct, frozen=True, tag="step"):
     stats: EngineStats
 
 
-ToEngine = AddRequest | Abort
+ToEngine = AddRequest | PoolRequest | Abort
 FromEngine = Ready | LoadFailed | StepOutput

@@ -12,13 +12,25 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
 from quince.engine.ipc import EngineSocket, remove_socket
-from quince.engine.messages import Abort, AddRequest, EngineConfig, LoadFailed, Output, Ready, StepOutput
+from quince.engine.messages import (
+    Abort,
+    AddRequest,
+    EngineConfig,
+    EngineStats,
+    LoadFailed,
+    Output,
+    PoolRequest,
+    Ready,
+    StepOutput,
+    Task,
+)
 from quince.errors import ModelLoadError
 
 logger = logging.getLogger("quince.engine")
@@ -59,44 +71,94 @@ def _load(config: EngineConfig, socket: EngineSocket) -> EngineServer | None:
     return engine
 
 
+class Runner(Protocol):
+    def release_memory(self) -> None: ...
+
+
+class Core(Protocol):
+    """What an engine process drives, on its one thread.
+
+    ``add`` takes the requests of the engine's own task and never fails. ``step`` does a bounded piece of work and
+    returns what became of requests; after it has raised, ``fail_step`` ends those that were part of it. Aborted
+    requests get their last output from a ``step``. ``is_compiling``: other threads work for it, and will wake it.
+    """
+
+    @property
+    def runner(self) -> Runner: ...
+    def add(self, message: Any) -> None: ...
+    def abort(self, request_ids: Iterable[str]) -> None: ...
+    def has_work(self) -> bool: ...
+    def is_compiling(self) -> bool: ...
+    def step(self) -> list[Output]: ...
+    def fail_step(self, error: str) -> list[Output]: ...
+    def stats(self, *, active_memory: int, peak_memory: int) -> EngineStats: ...
+
+
+def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Core, Ready]:
+    # MLX and mlx-lm take long to import: a wrong configuration is told before.
+    import mlx.core as mx
+
+    from quince.engine.core import CoreConfig, make_core
+    from quince.engine.kv_layout import KVQuantization
+    from quince.engine.loader import load
+    from quince.engine.structured import GrammarCompiler
+
+    adapter = None if config.adapter_path is None else Path(config.adapter_path)
+    loaded = load(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
+    core = make_core(
+        loaded.model,
+        loaded.vocab_size,
+        GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, wake),
+        CoreConfig(
+            max_running_requests=config.max_running_requests,
+            prefill_chunk_size=config.prefill_chunk_size,
+            memory_bytes=config.memory_bytes,
+            prefix_cache_bytes=config.prefix_cache_bytes,
+            kv_quantization=None if config.kv_bits is None else KVQuantization(config.kv_bits, config.kv_group_size),
+        ),
+    )
+    return core, Ready(
+        model_type=loaded.model_type,
+        vocab_size=loaded.vocab_size,
+        max_model_len=loaded.max_model_len,
+        memory_bytes=mx.get_active_memory(),
+        device=str(mx.default_device()),
+    )
+
+
+def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
+    import mlx.core as mx
+
+    from quince.engine.pooling_core import PoolingCore
+    from quince.engine.pooling_model import load
+    from quince.engine.pooling_runner import PoolingRunner
+
+    if config.adapter_path is not None:
+        raise ModelLoadError("--adapter is for models that write; this one is for embedding or reranking")
+    model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
+    core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=config.prefill_chunk_size)
+    return core, Ready(
+        model_type=model.model_type,
+        vocab_size=model.vocab_size,
+        max_model_len=model.max_model_len,
+        memory_bytes=mx.get_active_memory(),
+        device=str(mx.default_device()),
+        dimensions=model.dimensions,
+    )
+
+
 class EngineServer:
     """Loads the model, then serves."""
 
     def __init__(self, config: EngineConfig, socket: EngineSocket) -> None:
-        # MLX and mlx-lm take long to import: a wrong configuration is told before.
+        generating = config.task is Task.GENERATE
+        self._core, self.ready = _make_generating(config, socket.wake) if generating else _make_pooling(config)
+
         import mlx.core as mx
 
-        from quince.engine.core import CoreConfig, make_core
-        from quince.engine.kv_layout import KVQuantization
-        from quince.engine.loader import load
-        from quince.engine.structured import GrammarCompiler
-
-        adapter = None if config.adapter_path is None else Path(config.adapter_path)
-        loaded = load(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
         self._mx = mx
         self._socket = socket
-        self._core = make_core(
-            loaded.model,
-            loaded.vocab_size,
-            GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, socket.wake),
-            CoreConfig(
-                max_running_requests=config.max_running_requests,
-                prefill_chunk_size=config.prefill_chunk_size,
-                memory_bytes=config.memory_bytes,
-                prefix_cache_bytes=config.prefix_cache_bytes,
-                kv_quantization=None
-                if config.kv_bits is None
-                else KVQuantization(config.kv_bits, config.kv_group_size),
-            ),
-        )
         self._failed_steps = 0
-        self.ready = Ready(
-            model_type=loaded.model_type,
-            vocab_size=loaded.vocab_size,
-            max_model_len=loaded.max_model_len,
-            memory_bytes=mx.get_active_memory(),
-            device=str(mx.default_device()),
-        )
 
     def serve(self) -> NoReturn:
         """Run until standard input ends, which ends the process."""
@@ -114,7 +176,7 @@ class EngineServer:
         timeout = SIGN_OF_LIFE if self._core.is_compiling() else None
         for message in self._socket.receive(wait=not self._core.has_work(), timeout=timeout):
             match message:
-                case AddRequest():
+                case AddRequest() | PoolRequest():
                     self._core.add(message)
                 case Abort():
                     self._core.abort(message.request_ids)
@@ -128,7 +190,7 @@ class EngineServer:
             if self._failed_steps == MAX_FAILED_STEPS:
                 raise
             return self._core.fail_step(f"the engine failed while it ran this request: {error}")
-        if any(output.token_ids for output in outputs):  # a start alone proves nothing
+        if any(output.token_ids or output.pooled for output in outputs):  # a start alone proves nothing
             self._failed_steps = 0
         return outputs
 

@@ -35,6 +35,9 @@ _KEPT = (
     "merges.txt",
     "chat_template.jinja",
     "generation_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "README.md",
     "LICENSE",
     "LICENSE.txt",
@@ -79,6 +82,8 @@ def convert(conversion: Conversion, cancelled: threading.Event, command: tuple[s
         for name in _KEPT:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
+        for folder in source.glob("[0-9]*_*/"):  # sentence-transformers' modules
+            shutil.copytree(folder, target / folder.name, dirs_exist_ok=True)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise

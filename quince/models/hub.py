@@ -271,8 +271,9 @@ def _reason(error: Exception) -> str:
 
 
 def _is_wanted(name: str) -> bool:
-    """Files at the top, and the modules that sentence-transformers keeps in folders (1_Pooling/config.json)."""
+    """Files at the top, and the modules that sentence-transformers keeps in folders, some with weights of their own
+    (1_Pooling/config.json, 2_Dense/model.safetensors)."""
     folder, _, last = name.rpartition("/")
     if folder:
-        return folder[:1].isdigit() and "/" not in folder and Path(last).match("*.json")
+        return folder[:1].isdigit() and "/" not in folder and Path(last).suffix in (".json", ".safetensors")
     return any(Path(name).match(pattern) for pattern in _WANTED)

@@ -9,24 +9,62 @@ from pathlib import Path
 from quince.config import ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
 from quince.engine.ipc import SocketDirectory
-from quince.engine.messages import EngineConfig
+from quince.engine.messages import EngineConfig, Task
 from quince.engine.supervisor import ENGINE_COMMAND
+from quince.models.model_type import ModelType
 from quince.models.store import StoredModel
 from quince.text import reasoning_parsers, tool_parsers
 from quince.text.chat import ChatPrompter
+from quince.text.embedding import TextEmbedder
 from quince.text.generation import SamplingDefaults, TextGenerator
+from quince.text.prompts import Prompts
+from quince.text.reranking import TextReranker, pair_format
 from quince.text.tokenizer import Tokenizer, read_json
+
+TASKS = {
+    ModelType.LLM: Task.GENERATE,
+    ModelType.VLM: Task.GENERATE,  # its text side
+    ModelType.EMBEDDING: Task.EMBED,
+    ModelType.RERANKER: Task.SCORE,
+}
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """What a model's texts and tokens need, which is there without an engine."""
+
+    tokenizer: Tokenizer
+    prompter: ChatPrompter
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its engine; ``created`` is a Unix time in seconds."""
+    """A model with its engine; ``created`` is a Unix time in seconds.
+
+    It has one of generator, embedder and reranker, by its type: whoever acquires it says which types it can use.
+    """
 
     name: str
     path: Path
     engine: EngineClient
-    generator: TextGenerator
+    text: ModelText
     created: int
+    service: TextGenerator | TextEmbedder | TextReranker
+
+    @property
+    def generator(self) -> TextGenerator:
+        assert isinstance(self.service, TextGenerator)
+        return self.service
+
+    @property
+    def embedder(self) -> TextEmbedder:
+        assert isinstance(self.service, TextEmbedder)
+        return self.service
+
+    @property
+    def reranker(self) -> TextReranker:
+        assert isinstance(self.service, TextReranker)
+        return self.service
 
 
 def make_engine(
@@ -48,6 +86,7 @@ def make_engine(
         prefix_cache_bytes=config.prefix_cache_bytes,
         kv_bits=config.kv_bits,
         kv_group_size=config.kv_group_size,
+        task=TASKS[stored.type],
     )
     limits = EngineLimits(
         max_running_requests=config.max_running_requests,
@@ -60,10 +99,29 @@ def make_engine(
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:
     """Reads the tokenizer, for seconds: on a thread. Raises ModelLoadError for an unusable one."""
+    text = make_text(stored, config)
+    service = _make_service(stored, config, engine, text)
+    return LoadedModel(stored.name, stored.path, engine, text, int(stored.manifest.installed_at), service)
+
+
+def make_text(stored: StoredModel, config: ServeConfig) -> ModelText:
+    """As ``make_model``, for those who need no engine."""
     tokenizer = Tokenizer(stored.path)
-    defaults = _sampling_defaults(stored.path, config)
-    generator = TextGenerator(engine, tokenizer, _prompter(tokenizer, config), defaults)
-    return LoadedModel(stored.name, stored.path, engine, generator, int(stored.manifest.installed_at))
+    return ModelText(tokenizer, _prompter(tokenizer, config))
+
+
+def _make_service(
+    stored: StoredModel, config: ServeConfig, engine: EngineClient, text: ModelText
+) -> TextGenerator | TextEmbedder | TextReranker:
+    path = stored.path
+    match TASKS[stored.type]:
+        case Task.GENERATE:
+            return TextGenerator(engine, text.tokenizer, text.prompter, _sampling_defaults(path, config))
+        case Task.EMBED:
+            lower_case = read_json(path / "sentence_bert_config.json").get("do_lower_case") is True
+            return TextEmbedder(engine, text.tokenizer, Prompts.read(path), lower_case=lower_case)
+        case Task.SCORE:
+            return TextReranker(engine, text.tokenizer, pair_format(path, text.tokenizer))
 
 
 def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:

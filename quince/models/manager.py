@@ -32,12 +32,13 @@ from quince.errors import (
     RepositoryNotFound,
 )
 from quince.models import memory
-from quince.models.loaded import LoadedModel, make_engine, make_model
+from quince.models.loaded import LoadedModel, ModelText, make_engine, make_model
 from quince.models.memory import gigabytes
 from quince.models.model_type import ModelType
 from quince.models.registry import ModelRegistry
 from quince.models.slot import ModelState, ModelStatus, Slot
 from quince.models.store import ModelStore, StoredModel
+from quince.models.texts import TextCache
 
 if TYPE_CHECKING:
     from quince.models.downloads import Downloads
@@ -64,6 +65,7 @@ class ModelManager:
         self._slots: dict[str, Slot] = {}
         self._sockets: SocketDirectory | None = None
         self._load_lock = asyncio.Lock()
+        self._texts = TextCache(config)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._preloading: set[str] = set()
@@ -141,6 +143,16 @@ class ModelManager:
             slot.last_used = time.monotonic()
             self._notify()
             self._unload_if_due(slot)
+
+    async def text(self, name: str | None) -> tuple[str, ModelText]:
+        """The name and the tokenizer of the model that ``name`` means, of whatever type; its engine is not loaded.
+
+        Raises ModelNotFound, and ModelLoadError for an unusable tokenizer.
+        """
+        stored = await self._resolve(name)
+        slot = self._slot(stored)
+        text = await self._texts.get(stored) if slot.model is None else slot.model.text
+        return stored.name, text
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
         """Have it loaded, trying at once what has failed before."""

@@ -20,7 +20,7 @@ from quince.server.errors import ErrorAnswers, on_http_error, on_validation_erro
 from quince.server.limits import BodyLimit
 from quince.server.middleware import HeadAsGet, RequestIds
 from quince.server.protocol.openai import ErrorBody
-from quince.server.routes import chat, completions, models, ollama_models, operations
+from quince.server.routes import chat, completions, embeddings, models, ollama_models, operations, rerank, tokenize
 
 
 def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
@@ -32,7 +32,7 @@ def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
         responses=_error_responses(),
     )
     app.state.server = ServerState(config, manager)
-    for routes in (chat, completions, models, ollama_models, operations):
+    for routes in (chat, completions, embeddings, rerank, tokenize, models, ollama_models, operations):
         app.include_router(routes.router)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -90,7 +90,7 @@ class TextGenerator:
         size = sum(len(str(message)) for message in messages) + len(str(params.chat))
         names = _names(request_id, params.n)
         with self._engine.admit(*names):
-            prompt = await _maybe_on_thread(prepare, size + _format_size(params))
+            prompt = await maybe_on_thread(prepare, size + _format_size(params))
             async with aclosing(self._answers(names, [prompt], params)) as events:
                 async for event in events:
                     yield event
@@ -108,7 +108,7 @@ class TextGenerator:
         size = sum(len(prompt) for prompt in prompts)
         names = _names(request_id, len(prompts) * params.n)
         with self._engine.admit(*names):
-            prepared = await _maybe_on_thread(prepare, size + _format_size(params))
+            prepared = await maybe_on_thread(prepare, size + _format_size(params))
             async with aclosing(self._answers(names, prepared, params)) as events:
                 async for event in events:
                     yield event
@@ -246,7 +246,8 @@ async def _next(stream: AsyncGenerator[T, None]) -> list[T]:
     return []
 
 
-async def _maybe_on_thread(work: Callable[[], T], size: int) -> T:
+async def maybe_on_thread(work: Callable[[], T], size: int) -> T:
+    """Tokenizing of ``size`` characters: on a thread, if that takes longer than changing to one."""
     return await asyncio.to_thread(work) if size > LONG_PROMPT else work()
 
 

@@ -33,6 +33,9 @@ class Tokenizer:
             raise ModelLoadError(f"{path.name}: the tokenizer cannot be loaded: {error}") from error
         if not self._tokenizer.is_fast:
             raise ModelLoadError(f"{path.name}: only fast tokenizers (tokenizer.json) are supported")
+        # Some files cut or pad by themselves, which is for whoever asks to decide.
+        self._tokenizer.backend_tokenizer.no_truncation()
+        self._tokenizer.backend_tokenizer.no_padding()
         self.eos_token_ids = _eos_token_ids(path, self._tokenizer.eos_token_id)
         self.chat_template = _chat_template(self._tokenizer.chat_template)
         self.has_file = (path / "tokenizer.json").is_file()
@@ -53,8 +56,64 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
             raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
 
+    def encode_texts(self, texts: Sequence[str], *, max_length: int | None = None) -> list[list[int]]:
+        """Each with the special tokens of a single text, which stay when it is cut to ``max_length`` tokens."""
+        backend = self._tokenizer.backend_tokenizer
+        found = [encoding.ids for encoding in backend.encode_batch(list(texts))]
+        if max_length is None:
+            return found
+        room = max(0, max_length - backend.num_special_tokens_to_add(False))
+        for number, token_ids in enumerate(found):
+            if len(token_ids) > max_length:
+                encoding = backend.encode(texts[number], add_special_tokens=False)
+                encoding.truncate(room)
+                found[number] = backend.post_process(encoding, None, True).ids
+        return found
+
+    def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """Without the special tokens of single texts; those that a text spells are read as such."""
+        encodings = self._tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_pairs(
+        self, first: str, seconds: Sequence[str], *, max_length: int | None = None
+    ) -> list[tuple[list[int], int | None]]:
+        """``first`` with each of ``seconds``, joined by special tokens; and where the second's segment begins, if the
+        model tells segments apart. Cut to ``max_length`` tokens, the longer text loses first."""
+        backend = self._tokenizer.backend_tokenizer
+        encodings = backend.encode_batch([(first, second) for second in seconds])
+        for number, encoding in enumerate(encodings):
+            if max_length is not None and len(encoding.ids) > max_length:
+                encodings[number] = self._cut_pair(first, seconds[number], max_length)
+        return [(one.ids, one.type_ids.index(1) if 1 in one.type_ids else None) for one in encodings]
+
+    def _cut_pair(self, first: str, second: str, max_length: int) -> Any:
+        backend = self._tokenizer.backend_tokenizer
+        one, two = (backend.encode(text, add_special_tokens=False) for text in (first, second))
+        room = max(0, max_length - backend.num_special_tokens_to_add(True))
+        kept = min(len(two.ids), max(room - len(one.ids), room // 2))
+        one.truncate(room - kept)
+        two.truncate(kept)
+        return backend.post_process(one, two, True)
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """The beginning of ``text``, of at most ``max_tokens`` tokens."""
+        encoding = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        return text if len(encoding.ids) <= max_tokens else text[: encoding.offsets[max_tokens - 1][1]]
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str | None]:
+        """Tokens as the vocabulary spells them; None for a number that is no token."""
+        return [self._tokenizer.backend_tokenizer.id_to_token(number) for number in token_ids]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def decode_known(self, token_ids: Sequence[int]) -> str:
+        """As ``decode``. Raises InvalidRequest for a number that is no token, which that would leave out."""
+        for number, text in zip(token_ids, self.token_texts(token_ids), strict=True):
+            if text is None:
+                raise InvalidRequest(f"tokens: {number} is no token of this model", param="tokens")
+        return self.decode(token_ids)
 
     def token_id(self, text: str) -> int | None:
         """The one token that ``text`` is by itself, if it is one."""

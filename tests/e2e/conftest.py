@@ -14,6 +14,7 @@ import pytest
 
 from tests import tiny_models
 from tests.e2e.helpers import CONTEXT, async_client, sync_client
+from tests.e2e.pooling_server import pooling_server
 from tests.e2e.server_process import ServerProcess
 
 DEMO = Path(__file__).parents[2] / "quince" / "models" / "demo" / "quince-demo"
@@ -60,6 +61,13 @@ def start_server(model_dir: Path, tmp_path: Path) -> Iterator[StartServer]:
             return process.wait_ready() if ready else process
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def pooling(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Embedding and reranking models beside a chat model; shared."""
+    with pooling_server(tmp_path_factory.mktemp("pooling"), model_dir) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from quince.errors import ConvertError, PullCancelled, StoreError
 from quince.models import convert, description
 from quince.models.convert import Conversion
 from quince.models.hub import Hub
+from quince.models.model_type import ModelType
 from quince.models.pull import Installer, Progress, Quantization
 from tests.hub_server import HubServer
 from tests.models.conftest import DEMO, TOKENIZER, Puller
@@ -156,3 +157,18 @@ def test_a_conversion_can_be_cancelled(plain: Path, tmp_path: Path) -> None:
         command = (sys.executable, "-c", "import time; time.sleep(60)")
         convert.convert(conversion(plain, tmp_path / "out"), cancelled, command)
     assert time.monotonic() - started < 5
+
+
+def test_a_quantised_embedding_model_keeps_its_modules(
+    pull: Puller, hub: HubServer, plain: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "embedding"
+    shutil.copytree(plain, source)
+    modules = {"modules.json": b"[]", "1_Pooling/config.json": b"{}", "2_Dense/model.safetensors": b"weights"}
+    for name, content in modules.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(content)
+    hub.add(REPO, source)
+    model = pull(REPO, bits=8)
+    assert model.type is ModelType.EMBEDDING
+    assert {name: (model.path / name).read_bytes() for name in modules} == modules

@@ -441,8 +441,8 @@ async def test_any_name_means_the_only_model(models: Models) -> None:
 
 async def test_the_type_of_the_only_model_can_be_given(models: Models) -> None:
     models.add("one")
-    async with models.manager(model="one", model_type="reranker") as manager:
-        with pytest.raises(InvalidRequest, match="of type reranker"):
+    async with models.manager(model="one", model_type="embedding") as manager:
+        with pytest.raises(InvalidRequest, match="of type embedding"):
             await use(manager, "one")
 
 

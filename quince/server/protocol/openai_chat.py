@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -142,13 +143,18 @@ class ChatCompletionRequest(GenerationRequest):
         )
 
     def template_messages(self) -> list[dict[str, Any]]:
-        """The messages as plain objects for the chat template. Raises InvalidRequest for what is not text."""
-        for message in self.messages:
-            if isinstance(message.content, list):
-                for part in message.content:
-                    if isinstance(part, ImagePart):
-                        raise InvalidRequest("this model reads text only: it cannot be given images", param="messages")
-        return [message.model_dump(exclude_none=True) for message in self.messages]
+        """As ``template_messages`` of this module."""
+        return template_messages(self.messages)
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages as plain objects for the chat template. Raises InvalidRequest for what is not text."""
+    for message in messages:
+        if isinstance(message.content, list):
+            for part in message.content:
+                if isinstance(part, ImagePart):
+                    raise InvalidRequest("this model reads text only: it cannot be given images", param="messages")
+    return [message.model_dump(exclude_none=True) for message in messages]
 
 
 # Answers
