@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from quince import config
 from quince.errors import QuinceError
 
 
@@ -21,6 +20,8 @@ def run(command: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough: no problem, and nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001 - the boundary of the command line
+        from quince import config  # slow to import, and seldom needed here
+
         if config.debugging():
             traceback.print_exc()
         print(f"quince: {sentence(error)}", file=sys.stderr)  # noqa: T201 - the one place

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quince import config
 from quince.cli.output import Column, Output
 from quince.errors import PullCancelled, UsageError
 from quince.models.model_type import ModelType
@@ -248,6 +247,7 @@ def _leave() -> None:
 
 
 def _store() -> ModelStore:
+    from quince import config
     from quince.models.store import ModelStore
 
     return ModelStore(config.home())
