@@ -216,7 +216,7 @@ class ChatPrompter:
         calls = self._tools.grammar(
             tools.callable, parallel=tools.parallel, special_tokens=self._tokenizer.special_tokens
         )
-        if free_text and "<[" not in calls.rules:
+        if free_text and not calls.has_special_tokens:
             raise InvalidRequest(
                 "tools: 'strict' needs tool_choice 'required' or a named function with this model: "
                 "its calls begin with nothing that text could not spell",

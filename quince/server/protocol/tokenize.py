@@ -36,7 +36,7 @@ class TokenizeRequest(Wire):
 
     @model_validator(mode="after")
     def _asks_for_one_thing(self) -> TokenizeRequest:
-        given = [name for name in ("input", "prompt", "messages") if getattr(self, name) is not None]
+        given = [one for one in (self.input, self.prompt, self.messages) if one is not None]
         if len(given) != 1:
             raise ValueError("give one of input and messages" if given else "give input or messages")
         if self.messages is None and (self.tools or self.chat_template_kwargs):

@@ -38,6 +38,11 @@ class Grammar:
     rules: str
     start: str
 
+    @property
+    def has_special_tokens(self) -> bool:
+        """Whether it takes tokens that text cannot spell."""
+        return "<[" in self.rules
+
 
 class Rules:
     """Writes the rules of one grammar.
