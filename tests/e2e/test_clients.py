@@ -153,9 +153,10 @@ def test_langchain_structured_output_of_a_larger_model(chat: ChatOpenAI, method:
 
 def test_langchain_streams_structured_output(chat: ChatOpenAI) -> None:
     schema = {**Person.model_json_schema(), "title": "person"}
-    seen = list(chat.with_structured_output(schema, method="json_schema").stream(ABOUT_TOM))
-    assert seen[-1] == {"name": "Tom", "age": 34}
-    assert len(seen) > 1
+    structured = chat.with_structured_output(schema, method="json_schema")
+    runs = [list(structured.stream(ABOUT_TOM)) for _ in range(5)]
+    assert all(seen[-1] == {"name": "Tom", "age": 34} for seen in runs)
+    assert any(len(seen) > 1 for seen in runs), "a reader that the machine holds up gets all at once, but not always"
 
 
 def test_langchain_logprobs(chat: ChatOpenAI) -> None:
