@@ -1,24 +1,31 @@
 """The server's settings: frozen, built once, handed down. Defaults stand here and nowhere else.
 
-Precedence: command line flag, then ``QUINCE_*`` environment variable, then the default. Lists are not merged: the first
-of these that names any value names all of them.
+Precedence: command line flag, then ``QUINCE_*`` environment variable, then the configuration file, then the default.
+Lists are not merged: the first of these that names any value names all of them. The command line's options, the example
+file and the tables of the documents are made from the fields: a new field needs nothing else.
 """
 
 from __future__ import annotations
 
+import difflib
+import enum
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from quince import config_file, settings
+from quince.config_file import Entry
 from quince.errors import UsageError
+from quince.settings import Setting
 
 ENV_PREFIX = "QUINCE_"
-SECRETS = frozenset({"api_key"})  # never shown, not even when they are wrong
-ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 def _split(value: Any) -> Any:
@@ -41,7 +48,7 @@ def _check_key(key: SecretStr) -> SecretStr:
 def _check_origin(origin: str) -> str:
     """Compared with what browsers send, letter by letter."""
     origin = origin.lower()
-    if not ORIGIN.fullmatch(origin):
+    if not _ORIGIN.fullmatch(origin):
         raise ValueError("an origin is * or like http://localhost:3000, without a path or a slash at the end")
     return origin
 
@@ -56,18 +63,71 @@ def debugging(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
 
 
-class ServeConfig(BaseModel):
-    """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
+_FROZEN = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+
+class ModelSettings(BaseModel):
+    """What can be said for all models, or in the configuration file for one of them."""
+
+    model_config = _FROZEN
+
+    model_type: Literal["auto", "llm", "vlm", "embedding", "reranker"] | None = Field(
+        None, description="What the model is, if its files mislead (default: auto)."
+    )
+    ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="Temperature of a request that gives none.")
+    top_p: float | None = Field(None, gt=0, le=1, description="top_p of a request that gives none.")
+    top_k: int | None = Field(None, ge=0, description="top_k of a request that gives none; 0 keeps every token.")
+    min_p: float | None = Field(None, ge=0, le=1, description="min_p of a request that gives none.")
+    repetition_penalty: float | None = Field(
+        None, ge=0.01, le=10, description="Repetition penalty of a request that gives none."
+    )
+    adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
+    kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
+        None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
+    )
+    kv_group_size: Annotated[Literal[32, 64, 128], BeforeValidator(_number)] = Field(
+        64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
+    )
+    memory_bytes: int | None = Field(
+        None,
+        ge=2**20,
+        description="Memory that an engine may take, weights included (default: what the GPU recommends or has free, "
+        "on a CPU half of the machine's).",
+    )
+    prefix_cache_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
+        "of what the weights leave).",
+    )
+    idle_ttl: float | None = Field(None, gt=0, description="Seconds without a request before a model is unloaded.")
+    tool_parser: str | None = Field(
+        None, description="How the model writes tool calls, or none (default: by its chat template)."
+    )
+    reasoning_parser: str | None = Field(
+        None, description="How the model marks its thinking, or none (default: by its chat template)."
+    )
+
+
+class ModelSection(ModelSettings):
+    """What stands under ``models: NAME:`` in the configuration file; fields that do not stand there are unset."""
+
+    alias: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_split)] = Field(
+        (), description="Another name that requests may use for the model; a list for several."
+    )
+
+
+class ServeConfig(ModelSettings):
+    """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
 
     home: Path = Field(default_factory=home, description="Where installed models are (QUINCE_HOME).")
     model: str | None = Field(
         None,
         description="Model to serve: a directory, an installed name, an alias or a hub id (default: all there are).",
-    )
-    model_type: str | None = Field(
-        None, pattern="^(auto|llm|vlm|embedding|reranker)$", description="What MODEL is, if its files mislead."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -81,35 +141,10 @@ class ServeConfig(BaseModel):
         description="Origin whose web pages may use the server, or * for all; repeat it for several (default: none). "
         "In QUINCE_CORS_ORIGIN there are commas between them.",
     )
-    ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
-    adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
-    max_tokens: int | None = Field(
-        None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
-    )
-    temperature: float | None = Field(None, ge=0, le=2, description="Temperature of a request that gives none.")
-    top_p: float | None = Field(None, gt=0, le=1, description="top_p of a request that gives none.")
     max_running_requests: int = Field(32, ge=1, le=1024, description="Requests that share the running batch.")
     queue_size: int = Field(100, ge=0, description="Requests that may wait; more are answered 429.")
     queue_timeout: float = Field(300, gt=0, description="Seconds a request may wait before it is answered 504.")
     prefill_chunk_size: int = Field(4096, ge=16, description="Most prompt tokens computed between two decode steps.")
-    memory_bytes: int | None = Field(
-        None,
-        ge=2**20,
-        description="Memory that an engine may take, weights included (default: what the GPU recommends or has free, "
-        "on a CPU half of the machine's).",
-    )
-    prefix_cache_bytes: int | None = Field(
-        None,
-        ge=0,
-        description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
-        "of what the weights leave).",
-    )
-    kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
-        None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
-    )
-    kv_group_size: Annotated[Literal[32, 64, 128], BeforeValidator(_number)] = Field(
-        64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
-    )
     engine_timeout: float = Field(
         120, gt=0, description="Seconds without progress before a busy engine counts as hung and is restarted."
     )
@@ -119,59 +154,233 @@ class ServeConfig(BaseModel):
     memory_budget: int | None = Field(
         None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
     )
-    idle_ttl: float | None = Field(None, gt=0, description="Seconds without a request before a model is unloaded.")
     preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         (), description="Model to load at the start; repeat it for several."
     )
     auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
-    tool_parser: str | None = Field(
-        None, description="How the model writes tool calls, or none (default: by its chat template)."
-    )
-    reasoning_parser: str | None = Field(
-        None, description="How the model marks its thinking, or none (default: by its chat template)."
-    )
     any_model_name: bool = Field(False, description="Answer to every model name.")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the server tells.")
+    models: Mapping[str, ModelSection] = Field(
+        default_factory=dict, description="Settings of single models, by the names that `quince list` shows."
+    )
+
+    def for_model(self, section: ModelSection | None) -> Self:
+        """These settings as they are for one model."""
+        own = set() if section is None else section.model_fields_set - {"alias"}
+        return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
 
+# Where ServeConfig's fields are no options: QUINCE_HOME alone moves the home, sections stand in files only.
+NO_OPTIONS = frozenset({"home", "models"})
 # Settings that belong to one model.
 _ONLY_WITH_MODEL = ("model_type", "adapter")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
 _ONLY_WITHOUT_MODEL = ("preload", "idle_ttl")
 
+SECTION_SETTINGS = settings.describe(ModelSection)
+# What the server as a whole is comes first.
+SETTINGS = dict(
+    sorted(
+        ((name, one) for name, one in settings.describe(ServeConfig).items() if name not in NO_OPTIONS),
+        key=lambda item: item[0] in SECTION_SETTINGS,
+    )
+)
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class SourceKind(enum.Enum):
+    FLAG = "flag"
+    ENV = "env"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value came from; ``text`` names it as sentences do: --port, QUINCE_PORT, or file, line and name."""
+
+    kind: SourceKind
+    text: str
+    line: int = 0  # of a file
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings, and where those that are no defaults came from: by name, or as (model, name)."""
+
+    config: ServeConfig
+    sources: Mapping[str | tuple[str, str], Source]
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Values that were found, as text or lists of texts (flags also as numbers and bools), with their sources."""
+
+    values: dict[str, Any]
+    sources: dict[str, Source]
+
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeConfig:
-    """Merge flags (None: not given) over the environment. Raises UsageError in one sentence that names the setting."""
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for name in (name for name in ServeConfig.model_fields if name != "home"):
+    """Merge flags (None: not given) over the environment over the file that ``flags["config"]``, QUINCE_CONFIG or
+    nobody names. Raises UsageError in one sentence that names the setting and where its value came from."""
+    return resolve(flags, environ).config
+
+
+def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Resolved:
+    """As ``load``, with the sources."""
+    path = find_file(flags.get("config"), environ)
+    written = _read(path) if path else {}
+    given = _Given({}, {})
+    for name, setting in SETTINGS.items():
         variable = ENV_PREFIX + name.upper()
         if flags.get(name) not in (None, []):
-            values[name] = flags[name]
-            sources[name] = "--" + name.replace("_", "-")
+            given.values[name] = flags[name]
+            given.sources[name] = Source(SourceKind.FLAG, setting.flag)
         elif variable in environ:
-            values[name] = environ[variable]
-            sources[name] = variable
-    values["home"] = home(environ)
-    _check_combination(values, sources)
+            given.values[name] = environ[variable]
+            given.sources[name] = Source(SourceKind.ENV, variable)
+        elif name in written and written[name].entry.value is not None:
+            given.values[name] = written[name].text(setting)
+            given.sources[name] = written[name].source
+    _check_combination(given, written)
+    overruled = {name for name, source in given.sources.items() if source.kind is not SourceKind.FILE}
+    sources: dict[str | tuple[str, str], Source] = dict(given.sources.items())
+    models: dict[str, ModelSection] = {}
+    for model, section in _sections(written, overruled).items():
+        models[model] = _validate(ModelSection, section)
+        sources.update({(model, name): source for name, source in section.sources.items()})
+    _check_aliases(models, sources)
+    given.values.update(home=home(environ), models=models)
+    return Resolved(_validate(ServeConfig, given), sources, path)
+
+
+def find_file(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration file: the named one, else the one in the home directory. Raises UsageError for several."""
+    named = flag or environ.get(ENV_PREFIX + "CONFIG")
+    if named:
+        return Path(named).expanduser()
+    found = [path for path in (home(environ) / name for name in FILE_NAMES) if os.path.lexists(path)]
+    if len(found) > 1:
+        raise UsageError(f"there are both {found[0]} and {found[1].name}: remove one, or name one with --config")
+    return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A setting in the file, under the ``key`` that was written."""
+
+    path: Path
+    key: str
+    entry: Entry
+
+    @property
+    def source(self) -> Source:
+        return Source(SourceKind.FILE, f"{self.path}, line {self.entry.line}: {self.key}", self.entry.line)
+
+    def text(self, setting: Setting) -> str | list[str]:
+        """Its value. Raises UsageError if it has not the shape of one."""
+        match self.entry.value:
+            case str() as text:
+                return [text] if setting.many else text
+            case list() as entries if setting.many:
+                texts = [entry.value for entry in entries if isinstance(entry.value, str)]
+                if len(texts) == len(entries):
+                    return texts
+        expected = "a list of values" if setting.many else "one value"
+        raise UsageError(f"{self.source.text}: {expected} belongs here")
+
+
+def _read(path: Path) -> dict[str, _Written]:
+    return _known(path, config_file.read(path), [*SETTINGS, "models"])
+
+
+def _known(path: Path, entries: Mapping[str, Entry], known: Collection[str]) -> dict[str, _Written]:
+    """By name, if all are ``known``; - may be written for _."""
+    found: dict[str, _Written] = {}
+    for key, entry in entries.items():
+        name = key.replace("-", "_")
+        where = f"{path}, line {entry.line}"
+        if name not in known:
+            raise UsageError(f"{where}: {_unknown(key, name, known)}")
+        if name in found:
+            raise UsageError(f"{where}: '{key}' stands here again, after line {found[name].entry.line}")
+        found[name] = _Written(path, key, entry)
+    return found
+
+
+def _unknown(key: str, name: str, known: Collection[str]) -> str:
+    if name == "home":
+        return "the home directory is set by QUINCE_HOME"
+    if name in SETTINGS:
+        return f"'{key}' is for the whole server, not for one model"
+    close = difflib.get_close_matches(name, known, 1)
+    hint = close[0].replace("_", "-" if "-" in key else "_") if close else ""
+    return f"unknown key '{key}'" + (f"; did you mean '{hint}'?" if hint else "")
+
+
+def _sections(written: Mapping[str, _Written], overruled: Collection[str]) -> dict[str, _Given]:
+    """What stands under ``models``, without what flags and environment say. Here null is a value, the default: it sets
+    aside what the file says for all models."""
+    models = written.get("models")
+    if models is None or models.entry.value is None:
+        return {}
+    if not isinstance(models.entry.value, dict):
+        raise UsageError(f"{models.source.text}: names of models belong here, each with its settings")
+    found: dict[str, _Given] = {}
+    for model, entry in models.entry.value.items():
+        given = found[model] = _Given({}, {})
+        if not isinstance(entry.value, dict | None):
+            raise UsageError(f"{models.path}, line {entry.line}: under '{model}' its settings belong, as 'name: value'")
+        for name, one in _known(models.path, entry.value or {}, SECTION_SETTINGS).items():
+            if name in overruled:
+                continue
+            setting = SECTION_SETTINGS[name]
+            given.values[name] = setting.default if one.entry.value is None else one.text(setting)
+            given.sources[name] = one.source
+    return found
+
+
+def _validate(model: type[T], given: _Given) -> T:
     try:
-        return ServeConfig.model_validate(values)
+        return model.model_validate(given.values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        shown = "" if name in SECRETS else f" = {values.get(name)!r}"
-        raise UsageError(f"{sources.get(name, name)}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+        secret = name in SETTINGS and SETTINGS[name].secret
+        value = given.values.get(name)
+        shown = "" if secret else f" = {str(value) if isinstance(value, Path) else value!r}"
+        source = given.sources[name].text if name in given.sources else name
+        raise UsageError(f"{source}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def _check_combination(given: _Given, written: Mapping[str, _Written]) -> None:
+    values, sources = given.values, given.sources
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":
-                raise UsageError(f"{sources[name]} is for a server of one MODEL, and none was given")
+                raise UsageError(f"{sources[name].text} is for a server of one MODEL, and none was given")
         return
+    elsewhere = sources["model"].kind is not SourceKind.FILE
     for name in _ONLY_WITHOUT_MODEL:
-        if values.get(name):
+        if values.get(name) and sources[name].kind is SourceKind.FILE and elsewhere:
+            # The file is for all servers of this home, and this one is another kind of server.
+            del values[name], sources[name]
+        elif values.get(name):
             raise UsageError(
-                f"{sources[name]} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
+                f"{sources[name].text} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
             )
+    for name in _ONLY_WITH_MODEL:
+        if "model" in written and elsewhere and name in sources and sources[name].kind is SourceKind.FILE:
+            raise UsageError(f"{sources[name].text} is for the file's own model: write it under 'models'")
+
+
+def _check_aliases(models: Mapping[str, ModelSection], sources: Mapping[str | tuple[str, str], Source]) -> None:
+    """Raises UsageError for a name that means two models."""
+    taken = set(models)
+    for model, section in models.items():
+        for alias in section.alias:
+            if alias in taken:
+                raise UsageError(f"{sources[model, 'alias'].text} = '{alias}': another model here has this name")
+            taken.add(alias)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import bench, errors, models, serve
+from quince.cli import bench, errors, models, options, serve
 
 app = typer.Typer(
     name="quince",
@@ -15,8 +15,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut the names of options in a terminal of 80 columns
 )
-app.command(name="serve")(serve.serve)
+app.command(name="serve", cls=options.SettingsCommand)(serve.serve)
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
 app.command(name="show")(models.show)

@@ -10,35 +10,10 @@ from pathlib import Path
 import pytest
 
 from quince import __version__
+from quince.config import SETTINGS
 from tests.e2e.conftest import StartServer
 from tests.e2e.helpers import chat_body
 from tests.e2e.server_process import QUINCE, environment
-
-FLAGS = (
-    "--host",
-    "--port",
-    "--api-key",
-    "--cors-origin",
-    "--tool-parser",
-    "--reasoning-parser",
-    "--ctx-size",
-    "--max-tokens",
-    "--temperature",
-    "--top-p",
-    "--max-running-requests",
-    "--queue-size",
-    "--queue-timeout",
-    "--prefill-chunk-size",
-    "--engine-timeout",
-    "--model-type",
-    "--max-loaded-models",
-    "--memory-budget",
-    "--idle-ttl",
-    "--preload",
-    "--auto-download",
-    "--any-model-name",
-    "--log-level",
-)
 
 
 def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,7 +32,9 @@ def test_help() -> None:
 def test_serve_help_names_every_option() -> None:
     result = run("serve", "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    assert [flag for flag in FLAGS if flag not in result.stdout] == []
+    flags = [setting.flag for name, setting in SETTINGS.items() if name != "model"]
+    assert len(flags) > 30
+    assert [flag for flag in ("--config", *flags) if not re.search(rf"^  {flag}\b", result.stdout, re.MULTILINE)] == []
 
 
 def test_version() -> None:

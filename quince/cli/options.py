@@ -1,0 +1,69 @@
+"""The command line options of the settings, made from their fields when a command needs them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from quince.settings import Setting
+
+_META = "quince.settings"
+
+
+class SettingsCommand(TyperCommand):
+    """A command with an option for every setting beside its own parameters; ``given`` has their values.
+
+    The settings are imported when the command runs or shows its help: that takes longer than all of `quince --help`.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        *own, help_option = super().get_params(ctx)
+        return [*own, *_options(), help_option]
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.meta[_META] = {option.name: ctx.params.pop(option.name) for option in _options()}
+        return super().invoke(ctx)
+
+
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """The values of a SettingsCommand's options, None where one was not given: what ``config.load`` takes."""
+    return dict(ctx.meta[_META])
+
+
+@functools.cache
+def _options() -> list[Any]:
+    """Typer makes them from a function's parameters; this one has a signature and nothing else."""
+    from quince import config
+
+    def holder() -> None: ...
+
+    file = typer.Option(
+        "--config", help=f"Configuration file, YAML or JSON (default: {config.FILE_NAMES[0]} in the home directory)."
+    )
+    parameters = [_parameter("config", Annotated[str | None, file])]
+    for name, setting in config.SETTINGS.items():
+        if name != "model":  # an argument
+            parameters.append(_parameter(name, _annotation(setting)))
+    holder.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(holder)
+    return typer.main.get_command(app).params
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _annotation(setting: Setting) -> Any:
+    """Bounds are checked with the environment's and the file's values, in one place and in the same words."""
+    flag = setting.flag
+    if setting.kind is bool:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    kind: Any = Literal[setting.choices] if setting.choices else setting.kind
+    option = typer.Option(flag, help=setting.help, show_default=False)
+    return Annotated[(list[kind] if setting.many else kind) | None, option]
