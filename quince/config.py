@@ -53,6 +53,11 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _expand_user(path: str | None) -> str | None:
+    """No shell does this for a file or a variable."""
+    return None if path is None else os.path.expanduser(path)
+
+
 def home(environ: Mapping[str, str] = os.environ) -> Path:
     """Where models, aliases and files of servers are kept: ``~/.quince``, or what QUINCE_HOME says."""
     return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
@@ -80,12 +85,16 @@ class ModelSettings(BaseModel):
     )
     temperature: float | None = Field(None, ge=0, le=2, description="Temperature of a request that gives none.")
     top_p: float | None = Field(None, gt=0, le=1, description="top_p of a request that gives none.")
-    top_k: int | None = Field(None, ge=0, description="top_k of a request that gives none; 0 keeps every token.")
+    top_k: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="top_k of a request that gives none; 0 keeps every token."
+    )
     min_p: float | None = Field(None, ge=0, le=1, description="min_p of a request that gives none.")
     repetition_penalty: float | None = Field(
         None, ge=0.01, le=10, description="Repetition penalty of a request that gives none."
     )
-    adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
+    adapter: Annotated[str | None, AfterValidator(_expand_user)] = Field(
+        None, description="Directory of a LoRA adapter made by mlx-lm, for all requests."
+    )
     kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
         None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
     )
