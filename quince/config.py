@@ -83,23 +83,35 @@ class ModelSettings(BaseModel):
     max_tokens: int | None = Field(
         None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
     )
-    temperature: float | None = Field(None, ge=0, le=2, description="Temperature of a request that gives none.")
-    top_p: float | None = Field(None, gt=0, le=1, description="top_p of a request that gives none.")
-    top_k: int | None = Field(
-        None, ge=0, le=2**31 - 1, description="top_k of a request that gives none; 0 keeps every token."
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Temperature of a request that gives none (default: the model's own, else 1)."
     )
-    min_p: float | None = Field(None, ge=0, le=1, description="min_p of a request that gives none.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="top_p of a request that gives none (default: the model's own, else 1)."
+    )
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="top_k of a request that gives none; 0 keeps every token (default: the model's own, else 0).",
+    )
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="min_p of a request that gives none (default: the model's own, else 0)."
+    )
     repetition_penalty: float | None = Field(
-        None, ge=0.01, le=10, description="Repetition penalty of a request that gives none."
+        None,
+        ge=0.01,
+        le=10,
+        description="Repetition penalty of a request that gives none (default: the model's own, else 1).",
     )
     adapter: Annotated[str | None, AfterValidator(_expand_user)] = Field(
         None, description="Directory of a LoRA adapter made by mlx-lm, for all requests."
     )
     kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
-        None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
+        None, description="Bits per number of keys and values (default: as the model computes them)."
     )
     kv_group_size: Annotated[Literal[32, 64, 128], BeforeValidator(_number)] = Field(
-        64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
+        64, description="Numbers that share a scale when keys and values are quantised."
     )
     memory_bytes: int | None = Field(
         None,
@@ -113,7 +125,12 @@ class ModelSettings(BaseModel):
         description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
         "of what the weights leave).",
     )
-    idle_ttl: float | None = Field(None, gt=0, description="Seconds without a request before a model is unloaded.")
+    idle_ttl: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a request before a model is unloaded (default: never). "
+        "A server of one MODEL keeps it.",
+    )
     tool_parser: str | None = Field(
         None, description="How the model writes tool calls, or none (default: by its chat template)."
     )
@@ -126,7 +143,7 @@ class ModelSection(ModelSettings):
     """What stands under ``models: NAME:`` in the configuration file; fields that do not stand there are unset."""
 
     alias: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_split)] = Field(
-        (), description="Another name that requests may use for the model; a list for several."
+        (), description="Another name that requests may use for the model."
     )
 
 
@@ -142,13 +159,12 @@ class ServeConfig(ModelSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...], BeforeValidator(_split)] = Field(
         (),
-        description="Key that requests must bring, except to /health; repeat it for several (default: none is needed). "
-        "QUINCE_API_KEY holds one or several with commas between, and is not seen by who lists processes.",
+        description="Key that requests must bring, except to /health (default: none is needed). Who lists processes "
+        "sees command lines, so QUINCE_API_KEY or the file is the better place.",
     )
     cors_origin: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)] = Field(
         (),
-        description="Origin whose web pages may use the server, or * for all; repeat it for several (default: none). "
-        "In QUINCE_CORS_ORIGIN there are commas between them.",
+        description="Origin whose web pages may use the server, or * for all (default: none).",
     )
     max_running_requests: int = Field(32, ge=1, le=1024, description="Requests that share the running batch.")
     queue_size: int = Field(100, ge=0, description="Requests that may wait; more are answered 429.")
@@ -163,9 +179,7 @@ class ServeConfig(ModelSettings):
     memory_budget: int | None = Field(
         None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
     )
-    preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        (), description="Model to load at the start; repeat it for several."
-    )
+    preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field((), description="Model to load at the start.")
     auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
     any_model_name: bool = Field(False, description="Answer to every model name.")
@@ -207,11 +221,15 @@ class SourceKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a value came from; ``text`` names it as sentences do: --port, QUINCE_PORT, or file, line and name."""
+    """Where a value came from; ``place`` is --port, QUINCE_PORT, or file and line, where it stands under ``key``."""
 
     kind: SourceKind
-    text: str
-    line: int = 0  # of a file
+    place: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        """As sentences name it."""
+        return f"{self.place}: {self.key}" if self.key else self.place
 
 
 @dataclass(frozen=True)
@@ -256,6 +274,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     _check_combination(given, written)
     overruled = {name for name, source in given.sources.items() if source.kind is not SourceKind.FILE}
     sources: dict[str | tuple[str, str], Source] = dict(given.sources.items())
+    if environ.get(ENV_PREFIX + "HOME"):
+        sources["home"] = Source(SourceKind.ENV, ENV_PREFIX + "HOME")
     models: dict[str, ModelSection] = {}
     for model, section in _sections(written, overruled).items():
         models[model] = _validate(ModelSection, section)
@@ -286,7 +306,7 @@ class _Written:
 
     @property
     def source(self) -> Source:
-        return Source(SourceKind.FILE, f"{self.path}, line {self.entry.line}: {self.key}", self.entry.line)
+        return Source(SourceKind.FILE, f"{self.path}, line {self.entry.line}", self.key)
 
     def text(self, setting: Setting) -> str | list[str]:
         """Its value. Raises UsageError if it has not the shape of one."""
@@ -298,7 +318,7 @@ class _Written:
                 if len(texts) == len(entries):
                     return texts
         expected = "a list of values" if setting.many else "one value"
-        raise UsageError(f"{self.source.text}: {expected} belongs here")
+        raise UsageError(f"{self.source}: {expected} belongs here")
 
 
 def _read(path: Path) -> dict[str, _Written]:
@@ -336,7 +356,7 @@ def _sections(written: Mapping[str, _Written], overruled: Collection[str]) -> di
     if models is None or models.entry.value is None:
         return {}
     if not isinstance(models.entry.value, dict):
-        raise UsageError(f"{models.source.text}: names of models belong here, each with its settings")
+        raise UsageError(f"{models.source}: names of models belong here, each with its settings")
     found: dict[str, _Given] = {}
     for model, entry in models.entry.value.items():
         given = found[model] = _Given({}, {})
@@ -360,7 +380,7 @@ def _validate(model: type[T], given: _Given) -> T:
         secret = name in SETTINGS and SETTINGS[name].secret
         value = given.values.get(name)
         shown = "" if secret else f" = {str(value) if isinstance(value, Path) else value!r}"
-        source = given.sources[name].text if name in given.sources else name
+        source = given.sources.get(name, name)
         raise UsageError(f"{source}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
@@ -369,7 +389,7 @@ def _check_combination(given: _Given, written: Mapping[str, _Written]) -> None:
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":
-                raise UsageError(f"{sources[name].text} is for a server of one MODEL, and none was given")
+                raise UsageError(f"{sources[name]} is for a server of one MODEL, and none was given")
         return
     elsewhere = sources["model"].kind is not SourceKind.FILE
     for name in _ONLY_WITHOUT_MODEL:
@@ -378,11 +398,11 @@ def _check_combination(given: _Given, written: Mapping[str, _Written]) -> None:
             del values[name], sources[name]
         elif values.get(name):
             raise UsageError(
-                f"{sources[name].text} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
+                f"{sources[name]} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
             )
     for name in _ONLY_WITH_MODEL:
         if "model" in written and elsewhere and name in sources and sources[name].kind is SourceKind.FILE:
-            raise UsageError(f"{sources[name].text} is for the file's own model: write it under 'models'")
+            raise UsageError(f"{sources[name]} is for the file's own model: write it under 'models'")
 
 
 def _check_aliases(models: Mapping[str, ModelSection], sources: Mapping[str | tuple[str, str], Source]) -> None:
@@ -391,5 +411,5 @@ def _check_aliases(models: Mapping[str, ModelSection], sources: Mapping[str | tu
     for model, section in models.items():
         for alias in section.alias:
             if alias in taken:
-                raise UsageError(f"{sources[model, 'alias'].text} = '{alias}': another model here has this name")
+                raise UsageError(f"{sources[model, 'alias']} = '{alias}': another model here has this name")
             taken.add(alias)

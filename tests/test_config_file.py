@@ -247,9 +247,10 @@ def test_where_values_came_from(home: Path) -> None:
     env = {"QUINCE_HOME": str(home), "QUINCE_HOST": "b"}
     found = config.resolve({"queue_size": 7}, env)
     assert found.file == home / "config.yaml"
-    assert {name: (source.kind.value, source.line) for name, source in found.sources.items()} == {
-        "queue_size": ("flag", 0),
-        "host": ("env", 0),
-        "port": ("file", 1),
-        ("m", "top_k"): ("file", 5),
+    assert {name: (source.kind.value, source.place) for name, source in found.sources.items()} == {
+        "home": ("env", "QUINCE_HOME"),
+        "queue_size": ("flag", "--queue-size"),
+        "host": ("env", "QUINCE_HOST"),
+        "port": ("file", f"{found.file}, line 1"),
+        ("m", "top_k"): ("file", f"{found.file}, line 5"),
     }

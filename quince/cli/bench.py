@@ -21,7 +21,10 @@ def bench(  # noqa: PLR0913 - one parameter per option
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
-    """Tokens per second and time to first token, here, at 1, 4 and 16 streams (or as many -c as you give)."""
+    """Tokens per second and time to first token, here.
+
+    At 1, 4 and 16 streams, or at as many -c as you give.
+    """
     import msgspec
 
     from quince.bench.run import BenchConfig, measure, own_server

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import bench, errors, models, options, serve
+from quince.cli import bench, config, errors, models, options, serve
 
 app = typer.Typer(
     name="quince",
@@ -24,6 +24,7 @@ app.command(name="show")(models.show)
 app.command(name="remove")(models.remove)
 app.command(name="quantize")(models.quantize)
 app.command(name="alias")(models.alias)
+app.command(name="config")(config.config)
 app.command(name="bench")(bench.bench)
 
 

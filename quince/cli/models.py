@@ -102,7 +102,10 @@ def quantize(
 
 
 def list_models(as_json: Json = False) -> None:
-    """What is installed, what comes with Quince, and what other programs have put in the Hugging Face cache."""
+    """The models that are here.
+
+    Those that are installed, that come with Quince, and that other programs have put in the Hugging Face cache.
+    """
     store = _store()
     columns = [
         Column("NAME", lambda row: f"{row['name']} ({', '.join(row['aliases'])})" if row["aliases"] else row["name"]),
@@ -155,7 +158,7 @@ def show(
 
 
 def remove(name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Remove an installed model, an alias, or what a broken pull has left."""
+    """Remove a model, an alias, or what a broken pull has left."""
     removed = _store().remove(name)
     Output(json=as_json, quiet=quiet).done(f"removed {removed}", {"removed": removed})
 
@@ -166,7 +169,10 @@ def alias(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give a model another name; without arguments, list the aliases. `quince remove` removes one."""
+    """Give a model another name, or list the aliases.
+
+    `quince remove` removes one.
+    """
     store, output = _store(), Output(json=as_json, quiet=quiet)
     if name is None:
         from quince.models.aliases import shipped

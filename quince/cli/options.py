@@ -31,8 +31,8 @@ class SettingsCommand(TyperCommand):
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:
-    """The values of a SettingsCommand's options, None where one was not given: what ``config.load`` takes."""
-    return dict(ctx.meta[_META])
+    """The settings that a SettingsCommand's command line names, as ``config.load`` takes them."""
+    return {name: value for name, value in ctx.meta[_META].items() if value is not None and value != ()}
 
 
 @functools.cache
@@ -65,5 +65,6 @@ def _annotation(setting: Setting) -> Any:
     if setting.kind is bool:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     kind: Any = Literal[setting.choices] if setting.choices else setting.kind
-    option = typer.Option(flag, help=setting.help, show_default=False)
+    help = f"{setting.help} Repeat it for several." if setting.many else setting.help
+    option = typer.Option(flag, help=help, show_default=False)
     return Annotated[(list[kind] if setting.many else kind) | None, option]
