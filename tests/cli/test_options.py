@@ -38,7 +38,7 @@ def given(*args: str) -> dict[str, Any]:
         (("--any-model-name",), {"any_model_name": True}),
         (("--no-any-model-name",), {"any_model_name": False}),
         (("--api-key", "a,b", "--api-key", "c"), {"api_key": ["a,b", "c"]}),
-        (("--kv-bits", "4", "--log-level", "debug"), {"kv_bits": 4, "log_level": "debug"}),
+        (("--kv-bits", "4", "--log-level", "debug"), {"kv_bits": "4", "log_level": "debug"}),
         (("--config", "x.yaml"), {"config": "x.yaml"}),
     ],
 )
@@ -73,7 +73,7 @@ import contextlib, sys
 from quince.cli.main import app
 with contextlib.suppress(SystemExit):
     app(["--help"])
-print("LOADED", [name for name in ("pydantic", "yaml", "quince.config" if name in sys.modules])
+print("LOADED", [name for name in ("pydantic", "yaml", "quince.config") if name in sys.modules])
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "serve" in shown and shown.endswith("LOADED []\n")
