@@ -41,6 +41,12 @@ class Setting:
             text = f"{text.removesuffix('.')} (default: {shown(self.default)})."
         return f"{text} {self.bounds}".rstrip()
 
+    @property
+    def meaning(self) -> str:
+        """``help`` with what a command line shows in other ways: for files and tables."""
+        choices = f" One of {', '.join(self.choices)}." if self.choices else ""
+        return self.help + choices + (" A list for several." if self.many else "")
+
 
 def describe(settings: type[BaseModel]) -> dict[str, Setting]:
     """The settings by name, in the order of the class."""

@@ -31,17 +31,12 @@ def text() -> str:
     """Every line is a comment (``# text``) or a setting that is commented out (``#name: value``)."""
     lines = [line for part in _HEAD for line in [*_comment(part), "#"]][:-1]
     for setting in config.SETTINGS.values():
-        lines += ["", *_comment(_meaning(setting)), f"#{_line(setting)}"]
+        lines += ["", *_comment(setting.meaning), f"#{_line(setting)}"]
     lines += ["", *_comment(_MODELS), "#models:", f'#  "{_MODEL}":']
     for setting in config.SECTION_SETTINGS.values():
-        told = _comment(_meaning(setting)) if setting.name not in config.SETTINGS else ()
+        told = _comment(setting.meaning) if setting.name not in config.SETTINGS else ()
         lines += [*(f"#    {line}" for line in told), f"#    {setting.name}:"]
     return "\n".join(lines) + "\n"
-
-
-def _meaning(setting: Setting) -> str:
-    choices = f" One of {', '.join(setting.choices)}." if setting.choices else ""
-    return setting.help + choices + (" A list for several." if setting.many else "")
 
 
 def _comment(text: str) -> Iterator[str]:
