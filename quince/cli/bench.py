@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
+from quince.cli import completion
+
 
 def bench(  # noqa: PLR0913 - one parameter per option
     model: Annotated[
         str | None,
-        typer.Argument(help="What to serve and measure, as for `quince serve`; with --url, the model to ask for."),
+        typer.Argument(
+            help="What to serve and measure, as for `quince serve`; with --url, the model to ask for.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     url: Annotated[str | None, typer.Option("--url", help="Measure a running OpenAI-compatible server.")] = None,
     concurrency: Annotated[list[int] | None, typer.Option("-c", "--concurrency", min=1, max=1024)] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import typer
@@ -13,7 +14,6 @@ app = typer.Typer(
     name="quince",
     help="A model server for MLX.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its boxes cut the names of options in a terminal of 80 columns
 )
@@ -44,4 +44,4 @@ def _options(
 
 
 def main() -> None:
-    errors.run(app)
+    errors.run(functools.partial(app, prog_name="quince"))

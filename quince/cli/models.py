@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quince.cli import completion
 from quince.cli.output import Column, Output
 from quince.errors import PullCancelled, UsageError
 from quince.models.model_type import ModelType
@@ -27,7 +28,10 @@ GOODBYE = 3.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no confirmation.")]
-Name = Annotated[str, typer.Argument(help="A name, an alias or a hub id.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(help="A name, an alias or a hub id.", show_default=False, autocompletion=completion.models),
+]
 
 
 class Bits(enum.Enum):
@@ -45,7 +49,14 @@ GroupSize = Annotated[Group, typer.Option(help="Weights that share a scale.")]
 
 
 def pull(  # noqa: PLR0913 - one parameter per option
-    repo: Annotated[str, typer.Argument(help="A hub id (owner/name) or an alias (qwen3:0.6b).", show_default=False)],
+    repo: Annotated[
+        str,
+        typer.Argument(
+            help="A hub id (owner/name) or an alias (qwen3:0.6b).",
+            show_default=False,
+            autocompletion=completion.repositories,
+        ),
+    ],
     type: Annotated[
         ModelType | None, typer.Option(help="What it is, if its files mislead.", show_default=False)
     ] = None,
@@ -165,7 +176,9 @@ def remove(name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
 
 def alias(
     name: Annotated[str | None, typer.Argument(help="The new name.", show_default=False)] = None,
-    target: Annotated[str | None, typer.Argument(help="What it means.", show_default=False)] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="What it means.", show_default=False, autocompletion=completion.models)
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quince.cli import options
+from quince.cli import completion, options
 
 Model = Annotated[
     str | None,
@@ -14,6 +14,7 @@ Model = Annotated[
         help="A directory, an installed model, an alias or a hub id: loaded at the start and kept. "
         "Without one, every model that there is, loaded on first use.",
         show_default=False,
+        autocompletion=completion.models,
     ),
 ]
 
