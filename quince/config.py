@@ -7,7 +7,6 @@ file and the tables of the documents are made from the fields: a new field needs
 
 from __future__ import annotations
 
-import difflib
 import enum
 import os
 import re
@@ -19,9 +18,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from quince import config_file, settings
-from quince.config_file import Entry
+from quince.config_file import Written
 from quince.errors import UsageError
-from quince.settings import Setting
 
 ENV_PREFIX = "QUINCE_"
 FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
@@ -210,6 +208,8 @@ SETTINGS = dict(
     )
 )
 
+_FOR_ALL = {name: "this is for the whole server, not for one model" for name in SETTINGS.keys() - SECTION_SETTINGS}
+
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -270,7 +270,7 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
             given.sources[name] = Source(SourceKind.ENV, variable)
         elif name in written and written[name].entry.value is not None:
             given.values[name] = written[name].text(setting)
-            given.sources[name] = written[name].source
+            given.sources[name] = _source(written[name])
     _check_combination(given, written)
     overruled = {name for name, source in given.sources.items() if source.kind is not SourceKind.FILE}
     sources: dict[str | tuple[str, str], Source] = dict(given.sources.items())
@@ -296,79 +296,35 @@ def find_file(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path
     return found[0] if found else None
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A setting in the file, under the ``key`` that was written."""
-
-    path: Path
-    key: str
-    entry: Entry
-
-    @property
-    def source(self) -> Source:
-        return Source(SourceKind.FILE, f"{self.path}, line {self.entry.line}", self.key)
-
-    def text(self, setting: Setting) -> str | list[str]:
-        """Its value. Raises UsageError if it has not the shape of one."""
-        match self.entry.value:
-            case str() as text:
-                return [text] if setting.many else text
-            case list() as entries if setting.many:
-                texts = [entry.value for entry in entries if isinstance(entry.value, str)]
-                if len(texts) == len(entries):
-                    return texts
-        expected = "a list of values" if setting.many else "one value"
-        raise UsageError(f"{self.source}: {expected} belongs here")
+def _read(path: Path) -> dict[str, Written]:
+    elsewhere = {"home": "the home directory is set by QUINCE_HOME"}
+    return config_file.by_name(path, config_file.read(path), [*SETTINGS, "models"], elsewhere)
 
 
-def _read(path: Path) -> dict[str, _Written]:
-    return _known(path, config_file.read(path), [*SETTINGS, "models"])
-
-
-def _known(path: Path, entries: Mapping[str, Entry], known: Collection[str]) -> dict[str, _Written]:
-    """By name, if all are ``known``; - may be written for _."""
-    found: dict[str, _Written] = {}
-    for key, entry in entries.items():
-        name = key.replace("-", "_")
-        where = f"{path}, line {entry.line}"
-        if name not in known:
-            raise UsageError(f"{where}: {_unknown(key, name, known)}")
-        if name in found:
-            raise UsageError(f"{where}: '{key}' stands here again, after line {found[name].entry.line}")
-        found[name] = _Written(path, key, entry)
-    return found
-
-
-def _unknown(key: str, name: str, known: Collection[str]) -> str:
-    if name == "home":
-        return "the home directory is set by QUINCE_HOME"
-    if name in SETTINGS:
-        return f"'{key}' is for the whole server, not for one model"
-    close = difflib.get_close_matches(name, known, 1)
-    hint = close[0].replace("_", "-" if "-" in key else "_") if close else ""
-    return f"unknown key '{key}'" + (f"; did you mean '{hint}'?" if hint else "")
-
-
-def _sections(written: Mapping[str, _Written], overruled: Collection[str]) -> dict[str, _Given]:
+def _sections(written: Mapping[str, Written], overruled: Collection[str]) -> dict[str, _Given]:
     """What stands under ``models``, without what flags and environment say. Here null is a value, the default: it sets
     aside what the file says for all models."""
     models = written.get("models")
     if models is None or models.entry.value is None:
         return {}
     if not isinstance(models.entry.value, dict):
-        raise UsageError(f"{models.source}: names of models belong here, each with its settings")
+        raise UsageError(f"{models.place}: models: names of models belong here, each with its settings")
     found: dict[str, _Given] = {}
     for model, entry in models.entry.value.items():
         given = found[model] = _Given({}, {})
         if not isinstance(entry.value, dict | None):
             raise UsageError(f"{models.path}, line {entry.line}: under '{model}' its settings belong, as 'name: value'")
-        for name, one in _known(models.path, entry.value or {}, SECTION_SETTINGS).items():
+        for name, one in config_file.by_name(models.path, entry.value or {}, SECTION_SETTINGS, _FOR_ALL).items():
             if name in overruled:
                 continue
             setting = SECTION_SETTINGS[name]
             given.values[name] = setting.default if one.entry.value is None else one.text(setting)
-            given.sources[name] = one.source
+            given.sources[name] = _source(one)
     return found
+
+
+def _source(written: Written) -> Source:
+    return Source(SourceKind.FILE, written.place, written.key)
 
 
 def _validate(model: type[T], given: _Given) -> T:
@@ -384,7 +340,7 @@ def _validate(model: type[T], given: _Given) -> T:
         raise UsageError(f"{source}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check_combination(given: _Given, written: Mapping[str, _Written]) -> None:
+def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
     values, sources = given.values, given.sources
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:

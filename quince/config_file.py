@@ -1,4 +1,4 @@
-"""A configuration file's text to names, values and lines. What the names mean is not known here.
+"""A configuration file's text to names, values and lines.
 
 Values are the text that stands in the file, as in an environment variable: no 0123 becomes an octal number and no "no"
 becomes a bool on its way to a setting that holds text. JSON is read by the same reader, once it is known to be valid.
@@ -6,8 +6,9 @@ becomes a bool on its way to a setting that holds text. JSON is read by the same
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -15,6 +16,7 @@ from typing import NoReturn, Protocol
 import yaml
 
 from quince.errors import UsageError
+from quince.settings import Setting
 
 MAX_SIZE = 256 * 2**10
 MAX_DEPTH = 8
@@ -64,6 +66,57 @@ def read(path: Path) -> Mapping[str, Entry]:
     if not isinstance(entry.value, dict):
         _refuse(path, entry.line, "settings are written as 'name: value'")
     return entry.value
+
+
+@dataclass(frozen=True)
+class Written:
+    """A setting in a file, under the ``key`` that stands there."""
+
+    path: Path
+    key: str
+    entry: Entry
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}, line {self.entry.line}"
+
+    def text(self, setting: Setting) -> str | list[str]:
+        """Its value. Raises UsageError if it has not the shape of one."""
+        match self.entry.value:
+            case str() as text:
+                return [text] if setting.many else text
+            case list() as entries if setting.many:
+                texts = [entry.value for entry in entries if isinstance(entry.value, str)]
+                if len(texts) == len(entries):
+                    return texts
+        expected = "a list of values" if setting.many else "one value"
+        raise UsageError(f"{self.place}: {self.key}: {expected} belongs here")
+
+
+def by_name(
+    path: Path, entries: Mapping[str, Entry], known: Collection[str], elsewhere: Mapping[str, str]
+) -> dict[str, Written]:
+    """The entries by the names of settings; - may be written for _.
+
+    Raises UsageError for a key that is not ``known``, with the nearest that is, or with what ``elsewhere`` says of it.
+    """
+    found: dict[str, Written] = {}
+    for key, entry in entries.items():
+        written = Written(path, key, entry)
+        name = key.replace("-", "_")
+        if name in elsewhere:
+            raise UsageError(f"{written.place}: {key}: {elsewhere[name]}")
+        if name not in known:
+            raise UsageError(f"{written.place}: unknown key '{key}'{_hint(key, known)}")
+        if name in found:
+            raise UsageError(f"{written.place}: '{key}' stands here again, after line {found[name].entry.line}")
+        found[name] = written
+    return found
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(key.replace("-", "_"), known, 1)
+    return f"; did you mean '{close[0].replace('_', '-') if '-' in key else close[0]}'?" if close else ""
 
 
 class _Mark(Protocol):
