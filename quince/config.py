@@ -335,9 +335,16 @@ def _validate(model: type[T], given: _Given) -> T:
         name = str(first["loc"][0])
         secret = name in SETTINGS and SETTINGS[name].secret
         value = given.values.get(name)
-        shown = "" if secret else f" = {str(value) if isinstance(value, Path) else value!r}"
+        shown = "" if secret else f" = {_plain(value)!r}"
         source = given.sources.get(name, name)
         raise UsageError(f"{source}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Paths of flags as the text that they were."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:

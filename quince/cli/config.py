@@ -17,7 +17,8 @@ HIDDEN = "********"
 
 def config(
     file: Annotated[
-        str | None, typer.Option("--config", help="Configuration file, as for `quince serve`.", show_default=False)
+        str | None,
+        typer.Option("--config", help="Configuration file, as for `quince serve`.", show_default=False, metavar="FILE"),
     ] = None,
     path: Annotated[bool, typer.Option("--path", help="Print where the configuration file is, or would be.")] = False,
     example: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from quince.settings import Setting
 
 _META = "quince.settings"
+_METAVARS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 class SettingsCommand(TyperCommand):
@@ -43,7 +45,9 @@ def _options() -> list[Any]:
     def holder() -> None: ...
 
     file = typer.Option(
-        "--config", help=f"Configuration file, YAML or JSON (default: {config.FILE_NAMES[0]} in the home directory)."
+        "--config",
+        metavar="FILE",
+        help=f"Configuration file, YAML or JSON (default: {config.FILE_NAMES[0]} in the home directory).",
     )
     parameters = [_parameter("config", Annotated[str | None, file])]
     for name, setting in config.SETTINGS.items():
@@ -66,5 +70,6 @@ def _annotation(setting: Setting) -> Any:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     kind: Any = Literal[setting.choices] if setting.choices else setting.kind
     help = f"{setting.help} Repeat it for several." if setting.many else setting.help
-    option = typer.Option(flag, help=help, show_default=False)
+    metavar = None if setting.choices else _METAVARS.get(setting.kind)
+    option = typer.Option(flag, help=help, show_default=False, metavar=metavar)
     return Annotated[(list[kind] if setting.many else kind) | None, option]
