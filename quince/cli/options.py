@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,20 +40,19 @@ def given(ctx: typer.Context) -> dict[str, Any]:
 
 @functools.cache
 def _options() -> list[Any]:
-    """Typer makes them from a function's parameters; this one has a signature and nothing else."""
     from quince import config
+
+    return make(setting for name, setting in config.SETTINGS.items() if name != "model")  # which is an argument
+
+
+def make(settings: Iterable[Setting]) -> list[Any]:
+    """--config and an option for each of these. Typer makes them from a function that has nothing but a signature."""
 
     def holder() -> None: ...
 
-    file = typer.Option(
-        "--config",
-        metavar="FILE",
-        help=f"Configuration file, YAML or JSON (default: {config.FILE_NAMES[0]} in the home directory).",
-    )
-    parameters = [_parameter("config", Annotated[str | None, file])]
-    for name, setting in config.SETTINGS.items():
-        if name != "model":  # an argument
-            parameters.append(_parameter(name, _annotation(setting)))
+    help = "Configuration file, YAML or JSON (default: config.yaml in the home directory)."
+    parameters = [_parameter("config", Annotated[str | None, typer.Option("--config", metavar="FILE", help=help)])]
+    parameters += [_parameter(setting.name, _annotation(setting)) for setting in settings]
     holder.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False)
     app.command()(holder)

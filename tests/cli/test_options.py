@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 import typer
+from pydantic import BaseModel, Field
 from typer.testing import CliRunner
 
+from quince import settings
 from quince.cli import options
 from quince.config import SETTINGS
 
@@ -44,6 +47,34 @@ def given(*args: str) -> dict[str, Any]:
 )
 def test_values(args: tuple[str, ...], values: dict[str, Any]) -> None:
     assert given(*args) == values
+
+
+class Later(BaseModel):
+    """Fields of kinds that settings may come to have."""
+
+    log_file: Path | None = Field(None, description="A file.")
+    media_path: tuple[Path, ...] = Field((), description="Directories.")
+    sizes: tuple[int, ...] = Field((1, 2), description="Sizes.")
+    private: bool = Field(True, description="Whether.")
+    ratio: Annotated[float | None, Field(ge=0)] = Field(None, description="A ratio.")
+    kinds: tuple[Literal["a", "b"], ...] = Field((), description="Kinds.")
+
+
+def test_a_new_field_is_an_option() -> None:
+    made = {option.name: option for option in options.make(settings.describe(Later).values())}
+    assert list(made) == ["config", *Later.model_fields]
+    assert {name: [*option.opts, *option.secondary_opts] for name, option in made.items()} == {
+        "config": ["--config"],
+        "log_file": ["--log-file"],
+        "media_path": ["--media-path"],
+        "sizes": ["--sizes"],
+        "private": ["--private", "--no-private"],
+        "ratio": ["--ratio"],
+        "kinds": ["--kinds"],
+    }
+    assert [name for name, option in made.items() if option.multiple] == ["media_path", "sizes", "kinds"]
+    for name, setting in settings.describe(Later).items():
+        assert made[name].help.startswith(setting.help)
 
 
 def test_beside_a_commands_own_parameters() -> None:
