@@ -43,9 +43,13 @@ class Setting:
 
     @property
     def meaning(self) -> str:
-        """``help`` with what a command line shows in other ways: for files and tables."""
-        choices = f" One of {', '.join(self.choices)}." if self.choices else ""
-        return self.help + choices + (" A list for several." if self.many else "")
+        """``with_choices`` and whether it is a list: for files and tables. Command lines show that in other ways."""
+        return self.with_choices + (" A list for several." if self.many else "")
+
+    @property
+    def with_choices(self) -> str:
+        """``help`` with the choices, if there are any."""
+        return f"{self.help} One of {', '.join(self.choices)}." if self.choices else self.help
 
 
 def describe(settings: type[BaseModel]) -> dict[str, Setting]:

@@ -68,8 +68,10 @@ def _annotation(setting: Setting) -> Any:
     flag = setting.flag
     if setting.kind is bool:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    kind: Any = Literal[setting.choices] if setting.choices else setting.kind
-    help = f"{setting.help} Repeat it for several." if setting.many else setting.help
-    metavar = None if setting.choices else _METAVARS.get(setting.kind)
-    option = typer.Option(flag, help=help, show_default=False, metavar=metavar)
-    return Annotated[(list[kind] if setting.many else kind) | None, option]
+    kind: Any = setting.kind
+    help, metavar = setting.help, _METAVARS.get(kind)
+    if setting.many:  # Typer has no lists of choices
+        help, kind = f"{setting.with_choices} Repeat it for several.", list[kind]
+    elif setting.choices:
+        kind, metavar = Literal[setting.choices], None
+    return Annotated[kind | None, typer.Option(flag, help=help, show_default=False, metavar=metavar)]
