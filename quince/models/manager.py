@@ -224,15 +224,15 @@ class ModelManager:
         except ModelNotFound:
             if not self._config.auto_download or self.registry.only is not None:
                 raise
-            await self._download(name)
-            return self._slot(await self._resolve(name))
+            pulled = await self._download(name)
+            return self._slot(await asyncio.to_thread(self.registry.place, pulled))
 
     async def _resolve(self, name: str | None) -> StoredModel:
         recalled = self.registry.recall(name)
         return await asyncio.to_thread(self.registry.resolve, name) if recalled is None else recalled
 
-    async def _download(self, name: str | None) -> None:
-        """Install what a hub id, or its alias, names. Raises ModelNotFound, what a pull raises, and QueueTimeout."""
+    async def _download(self, name: str | None) -> StoredModel:
+        """What a hub id, or an alias of one, names. Raises ModelNotFound, what a pull raises, and QueueTimeout."""
         repo_id = self.registry.target(name or "")
         if repo_id.count("/") != 1:
             raise ModelNotFound(
@@ -240,7 +240,7 @@ class ModelManager:
             )
         try:
             async with asyncio.timeout(self._config.queue_timeout):
-                await self.downloads.wait_for(repo_id)
+                return await self.downloads.wait_for(repo_id)
         except TimeoutError:
             raise QueueTimeout(f"'{repo_id}' is still being downloaded; try again later", retry_after=30) from None
         except RepositoryNotFound as error:

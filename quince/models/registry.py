@@ -39,6 +39,10 @@ class ModelRegistry:
         """What is served, the server's first model first. Reads the disk."""
         return [self.only] if self.only else [self._sections.place(model) for model in self._store.models()]
 
+    def place(self, model: StoredModel) -> StoredModel:
+        """A model that has just been installed, as the configuration has it. Reads the disk."""
+        return self._sections.place(model)
+
     def settings(self, model: StoredModel) -> ServeConfig:
         """The server's settings as they are for one of the served models."""
         return self._sections.settings(model)

@@ -18,7 +18,7 @@ from tests.e2e.server_process import QUINCE, environment
 
 
 def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    wide = {"COLUMNS": "200", "NO_COLOR": "1", **(env or {})}
+    wide = {"COLUMNS": "200", "NO_COLOR": "1", "QUINCE_HOME": "/nonexistent", **(env or {})}
     return subprocess.run(
         [*QUINCE, *args], capture_output=True, text=True, timeout=60, env=environment(wide), check=False
     )
@@ -117,6 +117,15 @@ def test_settings_from_the_environment(start_server: StartServer, model_dir: Pat
     assert first["choices"][0]["message"]["content"] == second["choices"][0]["message"]["content"]
     too_long = server.post("/v1/chat/completions", chat_body("quince " * 200))
     assert too_long.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_tracebacks_are_for_debugging(model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        args = ("serve", "--port", str(occupied.getsockname()[1]), str(model_dir))
+        assert "Traceback" not in run(*args).stderr
+        for shown in (run(*args, "--log-level", "debug"), run(*args, env={"QUINCE_LOG_LEVEL": "debug"})):
+            assert shown.returncode == 1 and "Traceback" in shown.stderr
+            assert shown.stderr.splitlines()[-1].startswith("quince: port")
 
 
 def test_the_port_from_the_environment(model_dir: Path) -> None:
