@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import typer
 
 from quince import __version__
-from quince.cli import bench, errors, models, serve
+from quince.cli import bench, config, errors, models, options, serve
 
 app = typer.Typer(
     name="quince",
     help="A model server for MLX.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut the names of options in a terminal of 80 columns
 )
-app.command(name="serve")(serve.serve)
+app.command(name="serve", cls=options.SettingsCommand)(serve.serve)
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
 app.command(name="show")(models.show)
 app.command(name="remove")(models.remove)
 app.command(name="quantize")(models.quantize)
 app.command(name="alias")(models.alias)
+app.command(name="config")(config.config)
 app.command(name="bench")(bench.bench)
 
 
@@ -42,4 +44,4 @@ def _options(
 
 
 def main() -> None:
-    errors.run(app)
+    errors.run(functools.partial(app, prog_name="quince"))

@@ -139,14 +139,17 @@ def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:
 def _sampling_defaults(path: Path, config: ServeConfig) -> SamplingDefaults:
     """The server's own settings, then the model's generation_config.json, then OpenAI's defaults."""
     written = read_json(path / "generation_config.json")
-    own = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
+    found = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
+    if not found.get("do_sample", True):
+        found["temperature"] = 0.0
+    own = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    found.update({name: value for name, value in own.items() if value is not None})
     base = SamplingDefaults()
-    temperature = own.get("temperature", base.temperature) if own.get("do_sample", True) else 0.0
     return SamplingDefaults(
         max_tokens=config.max_tokens,
-        temperature=temperature if config.temperature is None else config.temperature,
-        top_p=own.get("top_p", base.top_p) if config.top_p is None else config.top_p,
-        top_k=int(own.get("top_k", base.top_k)),
-        min_p=own.get("min_p", base.min_p),
-        repetition_penalty=own.get("repetition_penalty", base.repetition_penalty),
+        temperature=found.get("temperature", base.temperature),
+        top_p=found.get("top_p", base.top_p),
+        top_k=int(found.get("top_k", base.top_k)),
+        min_p=found.get("min_p", base.min_p),
+        repetition_penalty=found.get("repetition_penalty", base.repetition_penalty),
     )
