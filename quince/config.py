@@ -10,13 +10,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from quince.errors import UsageError
 
 ENV_PREFIX = "QUINCE_"
+# Set by `quince start` for the server that it starts.
+BACKGROUND_OUTPUT = ENV_PREFIX + "BACKGROUND_OUTPUT"
 SECRETS = frozenset({"api_key"})  # never shown, not even when they are wrong
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
@@ -54,6 +56,29 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
 def debugging(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether tracebacks are wanted."""
     return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
+
+
+def background_output(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that `quince start` has this process's output written to; None in the foreground."""
+    value = environ.get(BACKGROUND_OUTPUT)
+    return Path(value) if value else None
+
+
+class ServiceManager(NamedTuple):
+    """Who started this process as a service: its socket, and how often (seconds) it wants to hear that it lives."""
+
+    address: str
+    watchdog: float | None
+
+
+def service_manager(environ: Mapping[str, str] = os.environ) -> ServiceManager | None:
+    """What systemd says in NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; None for a server that is no service."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return None
+    interval = environ.get("WATCHDOG_USEC", "")
+    ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return ServiceManager(address, int(interval) / 1e6 if ours and interval.isdecimal() and int(interval) else None)
 
 
 class ServeConfig(BaseModel):
