@@ -53,6 +53,11 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
 
 
+def user_settings(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where programs look for this user's settings."""
+    return Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser().absolute()
+
+
 def debugging(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether tracebacks are wanted."""
     return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
@@ -79,6 +84,12 @@ def service_manager(environ: Mapping[str, str] = os.environ) -> ServiceManager |
     interval = environ.get("WATCHDOG_USEC", "")
     ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return ServiceManager(address, int(interval) / 1e6 if ours and interval.isdecimal() and int(interval) else None)
+
+
+def for_a_service(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that Quince and huggingface_hub read here, so that a service reads the same."""
+    prefixes = (ENV_PREFIX, "HF_")
+    return {name: value for name, value in environ.items() if name.startswith(prefixes) and name != BACKGROUND_OUTPUT}
 
 
 class ServeConfig(BaseModel):

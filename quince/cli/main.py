@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import background, bench, errors, models, serve, serving, status
+from quince.cli import background, bench, errors, models, serve, service, serving
 
 app = typer.Typer(
     name="quince",
@@ -19,8 +19,9 @@ app = typer.Typer(
 app.command(name="serve")(serve.serve)
 app.command(name="start", cls=serving.ServeArguments)(background.start)
 app.command(name="stop")(background.stop)
-app.command(name="status")(status.status)
-app.command(name="ps")(status.ps)
+app.command(name="status")(background.status)
+app.command(name="ps")(background.ps)
+app.add_typer(service.app, name="service")
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
 app.command(name="show")(models.show)

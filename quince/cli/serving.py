@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from quince import config
 from quince.cli.serve import serve
-from quince.config import ServeConfig
+
+if TYPE_CHECKING:
+    from quince.config import ServeConfig
 
 _TYPED = "quince.cli.serving.typed"
 
@@ -33,7 +34,9 @@ def takes_serve_options(command: Callable[[Sequence[str], ServeConfig], None]) -
 
     @functools.wraps(command)
     def run(ctx: typer.Context, **flags: Any) -> None:
-        command(ctx.meta[_TYPED], settings_of(flags))
+        from quince import config
+
+        command(ctx.meta[_TYPED], config.load(flags))
 
     own = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     parameters = [own, *inspect.signature(serve, eval_str=True).parameters.values()]
@@ -41,7 +44,3 @@ def takes_serve_options(command: Callable[[Sequence[str], ServeConfig], None]) -
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__  # Typer would read the types of that one
     return run
-
-
-def settings_of(flags: Mapping[str, Any]) -> ServeConfig:
-    return config.load(flags)

@@ -185,7 +185,7 @@ def _register(config: ServeConfig, address: tuple[str, int], output: Path | None
     directory = servers_directory(config.home)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"{port}-{own.pid}.json"
-    _write(path, msgspec.json.encode(record))
+    write_private(path, msgspec.json.encode(record))
     return path
 
 
@@ -199,7 +199,7 @@ def _keep_log(home: Path, port: int, output: Path) -> Path:
     return output.replace(log)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Whole or not at all, readable by its owner."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:

@@ -1,4 +1,4 @@
-"""``quince status`` and ``ps``: the servers that run, and the models that they have loaded."""
+"""How the servers of this user are, asked of them and of the system: what ``quince status`` and ``ps`` show."""
 
 from __future__ import annotations
 
@@ -6,73 +6,28 @@ import contextlib
 import datetime
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
-import typer
 
 from quince import config
 from quince.cli import probe
-from quince.cli.background import Port
-from quince.cli.output import Column, Output
+from quince.cli.output import Column
 from quince.server import registration
 from quince.server.registration import ServerRecord
-
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
 
 NOT_ANSWERING = "not answering"
 # A model without an end to its time says so by a date in a far future.
 FOR_EVER = datetime.timedelta(days=365)
 
 
-def status(port: Port = None, as_json: Json = False) -> None:
-    """Which servers run, how they are, and what they do. Exit code 0 if all of them (and one at least) answer."""
-    found = [_server(record, _key()) for record in registration.running(config.home(), port)]
-    columns = [
-        Column("ADDRESS", lambda row: row["address"]),
-        Column("STATE", lambda row: row["state"]),
-        Column("PID", lambda row: str(row["pid"]), right=True),
-        Column("UP", lambda row: _duration(row["uptime"])),
-        Column("MODELS", lambda row: _models(row)),
-        Column("RUNNING", lambda row: _known(row["running"]), right=True),
-        Column("WAITING", lambda row: _known(row["waiting"]), right=True),
-        Column("MEMORY", lambda row: _size(row["memory"]), right=True),
-        Column("VERSION", lambda row: row["version"]),
-        Column("LOG", lambda row: row["log"] or ""),
-    ]
-    _print(columns, found, "no server is running" if port is None else f"no server is running on port {port}", as_json)
-    if not found or any(server["state"] == NOT_ANSWERING for server in found):
-        raise typer.Exit(1)
-
-
-def ps(port: Port = None, as_json: Json = False) -> None:
-    """The models that are loaded now, of every server."""
-    found: list[dict[str, Any]] = []
-    for record in registration.running(config.home(), port):
-        server = _server(record, _key())
-        found += [{**model, "port": server["port"]} for model in server["models"] or []]
-    columns = [
-        Column("NAME", lambda row: row["name"]),
-        Column("STATE", lambda row: row["state"]),
-        Column("MEMORY", lambda row: _size(row["memory"]), right=True),
-        Column("RUNNING", lambda row: _known(row["running"]), right=True),
-        Column("WAITING", lambda row: _known(row["waiting"]), right=True),
-        Column("UNLOADED IN", lambda row: "never" if row["expires_in"] is None else _duration(row["expires_in"])),
-        Column("RESTARTS", lambda row: str(row["restarts"]), right=True),
-        Column("PORT", lambda row: str(row["port"]), right=True),
-    ]
-    _print(columns, found, "no model is loaded", as_json)
-
-
-def _print(columns: list[Column], rows: list[dict[str, Any]], nothing: str, as_json: bool) -> None:
-    output = Output(json=as_json)
-    if rows or as_json:
-        output.table(columns, rows)
-    else:
-        output.text(nothing)
-
-
 # What there is to know
+
+
+def servers(port: int | None = None) -> list[dict[str, Any]]:
+    """The servers that run (all, or those on ``port``), in JSON's types."""
+    key = _key()
+    return [_server(record, key) for record in registration.running(config.home(), port)]
 
 
 def _key() -> str | None:
@@ -175,3 +130,27 @@ def _duration(seconds: float) -> str:
         if count or (name == "s" and not parts):
             parts.append(f"{count} {name}")
     return " ".join(parts[:2])
+
+
+SERVER_COLUMNS = (
+    Column("ADDRESS", lambda row: row["address"]),
+    Column("STATE", lambda row: row["state"]),
+    Column("PID", lambda row: str(row["pid"]), right=True),
+    Column("UP", lambda row: _duration(row["uptime"])),
+    Column("MODELS", _models),
+    Column("RUNNING", lambda row: _known(row["running"]), right=True),
+    Column("WAITING", lambda row: _known(row["waiting"]), right=True),
+    Column("MEMORY", lambda row: _size(row["memory"]), right=True),
+    Column("VERSION", lambda row: row["version"]),
+    Column("LOG", lambda row: row["log"] or ""),
+)
+MODEL_COLUMNS = (
+    Column("NAME", lambda row: row["name"]),
+    Column("STATE", lambda row: row["state"]),
+    Column("MEMORY", lambda row: _size(row["memory"]), right=True),
+    Column("RUNNING", lambda row: _known(row["running"]), right=True),
+    Column("WAITING", lambda row: _known(row["waiting"]), right=True),
+    Column("UNLOADED IN", lambda row: "never" if row["expires_in"] is None else _duration(row["expires_in"])),
+    Column("RESTARTS", lambda row: str(row["restarts"]), right=True),
+    Column("PORT", lambda row: str(row["port"]), right=True),
+)
