@@ -11,7 +11,7 @@ from quince.errors import UsageError
 from quince.server.registration import write_private
 
 UNIT = "quince.service"
-_PROPERTIES = ("ActiveState", "SubState", "UnitFileState", "MainPID", "StatusText")
+_PROPERTIES = ("ActiveState", "SubState", "UnitFileState", "MainPID", "StatusText", "Job")
 
 # A large model takes its time until the server is ready (quince.models.manager.LOAD_TIMEOUT).
 _START_TIMEOUT = 1800
@@ -21,7 +21,7 @@ _WATCHDOG = 60
 # - MemoryDenyWriteExecute: drivers and MLX make machine code at run time.
 # - PrivateDevices, ProtectClock, ProtectKernelModules, ProtectKernelLogs: they drop capabilities, which the manager of
 #   a user may not, and the service would not start; the first hides the GPU besides.
-# - SystemCallFilter: GPU drivers are known to need more than @system-service.
+#   (The CPU build of MLX runs under it and under SystemCallFilter=@system-service; GPUs' drivers were not tried.)
 _UNIT = """\
 # Written by `quince service install`, which overwrites it; `systemctl --user edit {unit}` keeps changes apart.
 [Unit]
@@ -120,12 +120,18 @@ class Systemd:
             installed=self.file.is_file(),
             enabled=found.get("UnitFileState") == "enabled",
             active=found.get("ActiveState") == "active",
-            # Of a server that ends while it starts, the manager tries again and again.
-            failed=found.get("ActiveState") in ("failed", "inactive") or found.get("SubState") == "auto-restart",
+            failed=_has_failed(found),
             state=f"{words}: {found['StatusText']}" if found.get("StatusText") else words,
             pid=pid or None,
             file=self.file,
         )
+
+
+def _has_failed(found: Mapping[str, str]) -> bool:
+    """A server that ends while it starts is started again and again; one that is to be started has a job."""
+    if found.get("SubState") == "auto-restart" or found.get("ActiveState") == "failed":
+        return True
+    return found.get("ActiveState") == "inactive" and not int(found.get("Job") or 0)
 
 
 def unit_file(service: ServiceDefinition, environment: Path) -> str:

@@ -184,6 +184,7 @@ def _register(config: ServeConfig, address: tuple[str, int], output: Path | None
     )
     directory = servers_directory(config.home)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    running(config.home)  # removes what killed servers have left
     path = directory / f"{port}-{own.pid}.json"
     write_private(path, msgspec.json.encode(record))
     return path
