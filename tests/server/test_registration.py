@@ -112,7 +112,7 @@ def test_the_background_does_not(tmp_path: Path) -> None:
     registered = registration.registered(ServeConfig(home=home), ADDRESS, tmp_path / "output")
     with pytest.raises(UsageError, match="will not find this server"), registered:
         raise AssertionError("not reached")
-    with pytest.raises(UsageError, match="cannot write into .*QUINCE_HOME"):
+    with pytest.raises(UsageError, match=r"cannot write into .*QUINCE_HOME"):
         registration.check_writable(home)
 
 
