@@ -135,6 +135,9 @@ def _has_failed(found: Mapping[str, str]) -> bool:
 
 
 def unit_file(service: ServiceDefinition, environment: Path) -> str:
+    """Raises UsageError for a name that systemd does not accept."""
+    if any(letter in service.command[0] for letter in "\"'\\"):
+        raise UsageError(f"systemd starts no program with quotes or a backslash in its path: {service.command[0]}")
     return _UNIT.format(
         unit=UNIT,
         # The colon: what looks like a variable in an argument is none.

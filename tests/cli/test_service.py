@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import plistlib
 import platform
+import plistlib
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def quince(*args: str) -> tuple[int, str]:
 def definition(tmp_path: Path) -> ServiceDefinition:
     directory = tmp_path / ODD
     directory.mkdir()
-    program = directory / "python"
+    program = tmp_path / "a %h $x ${y}"
     program.symlink_to("/bin/echo")
     return ServiceDefinition(
         command=[str(program), "-m", "quince", "serve", "--port", "8000", ODD],
@@ -151,6 +152,8 @@ def test_systemd_reads_what_was_meant(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_what_a_unit_cannot_hold(tmp_path: Path) -> None:
     service = definition(tmp_path)
+    with pytest.raises(UsageError, match="starts no program with quotes"):
+        systemd.unit_file(replace(service, command=[f"{tmp_path}/it's"]), Path("/somewhere"))
     for name in ("new\nline", "end\\"):
         with pytest.raises(UsageError, match="cannot stand in a systemd unit"):
             systemd.unit_file(service, Path("/somewhere") / name)
