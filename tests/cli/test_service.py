@@ -9,6 +9,7 @@ import plistlib
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,16 +129,21 @@ def test_the_unit_is_a_sandbox(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SYSTEMD.exists(), reason="needs systemd")
-def test_systemd_reads_what_was_meant(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_systemd_reads_what_was_meant(tmp_path: Path) -> None:
     """Paths and arguments with spaces, percent and dollar signs, quotes and backslashes, as systemd shows them."""
-    path = unit(tmp_path)
-    odd = str(tmp_path / ODD)
-    command: list[str] = [str(SYSTEMD), "--user", "--test", f"--unit={systemd.UNIT}", "--log-target=console"]
-    runtime = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "PATH": os.environ["PATH"]}
-    paths = f"{path.parent}:/usr/lib/systemd/user"
-    result = subprocess.run(
-        command, capture_output=True, text=True, env={**runtime, "SYSTEMD_UNIT_PATH": paths}, timeout=60, check=False
-    )
+    path, odd = unit(tmp_path), str(tmp_path / ODD)
+    with tempfile.TemporaryDirectory(prefix="q-") as runtime:
+        os.chmod(runtime, 0o777)  # a user's systemd does not run as root
+        shutil.copy(path, runtime)
+        result = subprocess.run(
+            [str(SYSTEMD), "--user", "--test", f"--unit={systemd.UNIT}", "--log-target=console"],
+            capture_output=True,
+            text=True,
+            env={"HOME": runtime, "XDG_RUNTIME_DIR": runtime, "SYSTEMD_UNIT_PATH": f"{runtime}:/usr/lib/systemd/user"},
+            user="nobody" if os.geteuid() == 0 else None,
+            timeout=60,
+            check=False,
+        )
     shown = result.stdout.partition(f"Unit {systemd.UNIT}")[2].partition("-> Unit ")[0]
     if not shown:
         pytest.skip(f"this systemd does not show units here: {result.stderr[-200:]}")
