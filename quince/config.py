@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -24,6 +24,8 @@ from quince.errors import UsageError
 ENV_PREFIX = "QUINCE_"
 FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+# Set by `quince start` for the server that it starts.
+BACKGROUND_OUTPUT = ENV_PREFIX + "BACKGROUND_OUTPUT"
 
 
 def _split(value: Any) -> Any:
@@ -61,9 +63,43 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
 
 
+def user_settings(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where programs look for this user's settings."""
+    return Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser().absolute()
+
+
 def debugging(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether tracebacks are wanted."""
     return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
+
+
+def background_output(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that `quince start` has this process's output written to; None in the foreground."""
+    value = environ.get(BACKGROUND_OUTPUT)
+    return Path(value) if value else None
+
+
+class ServiceManager(NamedTuple):
+    """Who started this process as a service: its socket, and how often (seconds) it wants to hear that it lives."""
+
+    address: str
+    watchdog: float | None
+
+
+def service_manager(environ: Mapping[str, str] = os.environ) -> ServiceManager | None:
+    """What systemd says in NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; None for a server that is no service."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return None
+    interval = environ.get("WATCHDOG_USEC", "")
+    ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return ServiceManager(address, int(interval) / 1e6 if ours and interval.isdecimal() and int(interval) else None)
+
+
+def for_a_service(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that Quince and huggingface_hub read here, so that a service reads the same."""
+    prefixes = (ENV_PREFIX, "HF_")
+    return {name: value for name, value in environ.items() if name.startswith(prefixes) and name != BACKGROUND_OUTPUT}
 
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)

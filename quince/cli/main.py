@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import bench, config, errors, models, options, serve
+from quince.cli import background, bench, config, errors, models, options, serve, service, serving
 
 app = typer.Typer(
     name="quince",
@@ -18,6 +18,11 @@ app = typer.Typer(
     rich_markup_mode=None,  # its boxes cut the names of options in a terminal of 80 columns
 )
 app.command(name="serve", cls=options.SettingsCommand)(serve.serve)
+app.command(name="start", cls=serving.ServeArguments)(background.start)
+app.command(name="stop")(background.stop)
+app.command(name="status")(background.status)
+app.command(name="ps")(background.ps)
+app.add_typer(service.app, name="service")
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
 app.command(name="show")(models.show)
