@@ -12,7 +12,7 @@ import socket
 import uvicorn
 import uvloop
 
-from quince import __version__
+from quince import __version__, logs
 from quince.config import ServeConfig
 from quince.errors import UsageError
 from quince.models.manager import ModelManager
@@ -30,6 +30,13 @@ def serve(config: ServeConfig) -> None:
     A second Ctrl-C does not wait for requests. Raises UsageError for an address that cannot be bound or a model that
     is not there, ModelLoadError for one without a usable tokenizer.
     """
+    logs.setup(
+        config.log_level,
+        format=config.log_format,
+        file=config.log_file,
+        file_size=config.log_file_size,
+        file_count=config.log_file_count,
+    )
     manager = ModelManager(config)
     with (
         bind(config.host, config.port) as listener,
