@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -78,7 +79,7 @@ def _log(request: RequestRecord, scope: Scope) -> None:
     logs.event(
         logger,
         level,
-        f"{scope['method']} {scope['path'][:MAX_PATH]}",
+        f"{scope['method']} {quote(scope['path'][:MAX_PATH])}",
         status=request.status,
         duration=round(request.duration, 6),
         client=client[0] if client else None,
