@@ -92,8 +92,11 @@ def mlx_status(state: ServerState) -> MlxStatus:
         uptime=_uptime(state),
         versions=_versions(),
         memory=ModelMemory(
-            active=sum(engine.stats.active_memory for _, engine in slots),
-            peak=sum(engine.stats.peak_memory for _, engine in slots),
+            active=sum(model.active_memory for model in models),
+            peak=sum(
+                max(model.active_memory, engine.stats.peak_memory)
+                for model, (_, engine) in zip(models, slots, strict=True)
+            ),
             resident=psutil.Process().memory_info().rss,
             total=psutil.virtual_memory().total,
         ),
@@ -129,7 +132,8 @@ def _engine_figures(slot: Slot, engine: EngineClient) -> EngineFigures:
 
 
 def _status_model(slot: Slot, engine: EngineClient) -> StatusModel:
-    ready = engine.ready
+    ready, stats = engine.ready, engine.stats
+    loaded = 0 if ready is None else ready.memory_bytes  # known before the first step
     return StatusModel(
         name=slot.stored.name,
         type=slot.stored.type.value,
@@ -137,7 +141,8 @@ def _status_model(slot: Slot, engine: EngineClient) -> StatusModel:
         path=str(slot.stored.path),
         device=None if ready is None else ready.device,
         context_length=None if ready is None else ready.max_model_len,
-        active_memory=max(engine.stats.active_memory, ready.memory_bytes if ready else 0),
+        active_memory=max(stats.active_memory, loaded),
+        peak_memory=max(stats.peak_memory, loaded),
     )
 
 

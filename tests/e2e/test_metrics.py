@@ -105,34 +105,34 @@ async def fail(http: httpx2.AsyncClient, tally: Tally, number: int) -> None:
     tally.requests[model, type, "error"] += 1
 
 
-async def ask(http: httpx2.AsyncClient, tally: Tally, number: int) -> None:
+def generating(number: int) -> tuple[str, str, dict[str, Any]]:
+    """Path, type and body of one of several kinds of requests."""
     text = f"Count {number % 7} quinces."
     chat, completion = "/v1/chat/completions", "/v1/completions"
     sampled = {"max_tokens": 12, "seed": number}
+    call = chat_body(text, tools=[PICK], tool_choice="required", parallel_tool_calls=False, max_tokens=200)
+    return [
+        (chat, "text", chat_body(text, max_tokens=5)),
+        (chat, "text_stream", chat_body(text, stream=True)),
+        (chat, "text", chat_body(text, n=3, temperature=1)),
+        (chat, "text_stream", chat_body(text, stream=True, stop=["a", "e", "i", "o"], max_tokens=40)),
+        (chat, "text_stream", {**call, "stream": True}),
+        (chat, "text", call),
+        (completion, "completion", {"prompt": [text, "another"], "n": 2, **sampled}),
+        (completion, "completion_stream", {"prompt": text, "stream": True, **sampled}),
+    ][number % 8]
+
+
+async def ask(http: httpx2.AsyncClient, tally: Tally, number: int) -> None:
     match number % 10:
         case 0:
-            await generate(http, tally, chat, "text", chat_body(text, max_tokens=5))
-        case 1:
-            await generate(http, tally, chat, "text_stream", chat_body(text, stream=True))
-        case 2:
-            await generate(http, tally, chat, "text", chat_body(text, n=3, temperature=1))
-        case 3:
-            body = chat_body(text, stream=True, stop=["a", "e", "i", "o"], max_tokens=40)
-            await generate(http, tally, chat, "text_stream", body)
-        case 4:
-            body = chat_body(text, tools=[PICK], tool_choice="required", max_tokens=60, stream=number % 20 == 4)
-            await generate(http, tally, chat, "text_stream" if body["stream"] else "text", body)
-        case 5:
             await read(http, tally, "/v1/embeddings", "bert", {"input": ["one", "two quinces"]})
-        case 6:
+        case 1:
             await read(http, tally, "/rerank", "bert-reranker", {"query": "who", "documents": ["me", "you", "they"]})
-        case 7:
-            body = {"prompt": [text, "another"], "n": 2, **sampled}
-            await generate(http, tally, completion, "completion", body)
-        case 8:
-            await generate(http, tally, completion, "completion_stream", {"prompt": text, "stream": True, **sampled})
-        case 9:
+        case 2:
             await fail(http, tally, number // 10)
+        case _:
+            await generate(http, tally, *generating(number // 10 + number))
 
 
 @pytest.fixture
@@ -174,7 +174,8 @@ async def reject(http: httpx2.AsyncClient, tally: Tally) -> None:
     """One request takes all places, and leaves once others have found none."""
     body = {**chat_body(max_tokens=4000, n=PLACES, stream=True), "model": "chat"}
     async with http.stream("POST", "/v1/chat/completions", json=body) as stream:
-        await anext(stream.aiter_lines())
+        lines = stream.aiter_lines()
+        await anext(lines)
         for _ in range(5):
             answer = await http.post("/v1/chat/completions", json={**chat_body(), "model": "chat"})
             assert answer.status_code == 429, answer.text

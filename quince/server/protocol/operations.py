@@ -94,6 +94,7 @@ class StatusModel(BaseModel):
     device: str | None
     context_length: int | None
     active_memory: int
+    peak_memory: int
 
 
 class MlxStatus(BaseModel):
