@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from quince.config import ServeConfig
 from quince.models.manager import ModelManager
 from quince.server.app import create_app
+from quince.server.middleware import KINDS
 
 ORIGIN = {"origin": "http://localhost:3000"}
 KEY = {"x-api-key": "key"}
@@ -149,3 +150,12 @@ async def test_head_is_answered_where_get_is(client: httpx2.AsyncClient, path: s
     get = await client.get(path, headers=KEY)
     assert head.status_code == get.status_code == status
     assert head.headers["content-length"] == get.headers["content-length"]
+
+
+OTHERS = {"/v1/tokenize", "/v1/detokenize", "/v1/cancel", "/api/show", "/api/pull", "/api/copy"}
+
+
+def test_every_route_is_counted_or_known_to_be_of_no_kind() -> None:
+    """A new API says here what its requests are."""
+    paths = {path for path, methods in make_app([]).openapi()["paths"].items() if "post" in methods}
+    assert {path for path in paths if not path.startswith("/v1/models/")} - OTHERS <= set(KINDS)
