@@ -134,9 +134,7 @@ class ServeConfig(BaseModel):
     any_model_name: bool = Field(False, description="Answer to every model name.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
     log_format: Literal["text", "json"] = Field("text", description="Lines of text, or one JSON object a line.")
-    log_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
-        None, description="File that gets what is logged to standard error, too."
-    )
+    log_file: Path | None = Field(None, description="File that gets what is logged to standard error, too.")
     log_file_size: int = Field(
         10 * 2**20, ge=0, description="Bytes after which a new log file is begun; 0 keeps all in one."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -158,5 +159,6 @@ def _uptime(state: ServerState) -> float:
 def _versions() -> dict[str, str]:
     versions = {"quince": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        versions[package] = importlib.metadata.version(package)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a program in one file may leave it out
+            versions[package] = importlib.metadata.version(package)
     return versions

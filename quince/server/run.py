@@ -33,7 +33,7 @@ def serve(config: ServeConfig) -> None:
     logs.setup(
         config.log_level,
         format=config.log_format,
-        file=config.log_file,
+        file=None if config.log_file is None else config.log_file.expanduser(),
         file_size=config.log_file_size,
         file_count=config.log_file_count,
     )
