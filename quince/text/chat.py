@@ -112,7 +112,7 @@ class ChatPrompter:
         opened = self._reasoning is not None and self._reasoning.opened(tail)
         closed = self._reasoning is not None and self._reasoning.closed(tail)
         return Prompt(
-            token_ids=self._tokenizer.encode(text, add_special_tokens=False),
+            token_ids=self._tokenizer.encode_prompt(text),
             field="messages",
             grammar=self._grammar(tools, output_format, opened=None if closed else opened),
             thinking=None if closed else self._thinking_budget(params, opened=opened),
