@@ -94,10 +94,7 @@ def mlx_status(state: ServerState) -> MlxStatus:
         versions=_versions(),
         memory=ModelMemory(
             active=sum(model.active_memory for model in models),
-            peak=sum(
-                max(model.active_memory, engine.stats.peak_memory)
-                for model, (_, engine) in zip(models, slots, strict=True)
-            ),
+            peak=sum(model.peak_memory for model in models),
             resident=psutil.Process().memory_info().rss,
             total=psutil.virtual_memory().total,
         ),

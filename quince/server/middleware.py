@@ -73,13 +73,13 @@ class Requests:
 def _log(request: RequestRecord, scope: Scope) -> None:
     """Never with what the client wrote: no texts, no query, which may hold keys."""
     probe = scope["path"] in PROBES and request.status == 200
-    failed = request.error is not None and request.error.status >= 500
+    failed = request.error is not None and request.error.status >= 500 and not request.client_left
     level = logging.DEBUG if probe else logging.WARNING if failed else logging.INFO
     client = scope.get("client")
     logs.event(
         logger,
         level,
-        f"{scope['method']} {quote(scope['path'][:MAX_PATH])}",
+        f"{scope['method']} {quote(scope['path'][:MAX_PATH], errors='replace')}",
         status=request.status,
         duration=round(request.duration, 6),
         client=client[0] if client else None,

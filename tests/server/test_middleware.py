@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable
 
 import httpx2
@@ -36,6 +37,14 @@ def make_app(cors_origin: Iterable[str] = ("http://localhost:3000", "https://cha
             yield b"two"
 
         return StreamingResponse(pieces(), headers={"X-Request-Id": "chatcmpl-its-own"})
+
+    @app.get("/cut")
+    async def cut() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"one"
+            raise RuntimeError("in the middle of an answer")
+
+        return StreamingResponse(pieces())
 
     return app
 
@@ -102,6 +111,24 @@ async def test_a_bug_is_logged_with_the_answer_s_id(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert answer.headers["x-request-id"] in record.getMessage()
     assert record.exc_info is not None and "nobody's business" in str(record.exc_info[1])
+
+
+async def test_every_request_is_a_line_of_the_log(client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "quince.requests")
+    await client.get("/v1/models", headers=KEY)
+    await client.post("/v1/chat/completions", content=b"{}", headers={**KEY, **JSON})
+    with pytest.raises(RuntimeError, match="in the middle"):
+        await client.get("/cut", headers=KEY)
+    await client.get("/bug", headers=KEY)
+    lines = [one for one in caplog.records if one.name == "quince.requests"]
+    found = [(one.levelname, one.getMessage(), vars(one)["fields"].get("error")) for one in lines]
+    assert found == [
+        ("INFO", "GET /v1/models", None),
+        ("INFO", "POST /v1/chat/completions", "invalid_request_error"),
+        ("WARNING", "GET /cut", "server_error"),
+        ("WARNING", "GET /bug", "server_error"),
+    ]
+    assert [vars(one)["fields"].get("outcome") for one in lines] == [None, "error", None, None]
 
 
 async def test_ids_differ_and_are_not_the_client_s(client: httpx2.AsyncClient) -> None:
