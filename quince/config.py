@@ -218,6 +218,12 @@ class ServeConfig(ModelSettings):
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
     any_model_name: bool = Field(False, description="Answer to every model name.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the server tells.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of text, or one JSON object a line.")
+    log_file: Path | None = Field(None, description="File that gets what is logged to standard error, too.")
+    log_file_size: int = Field(
+        10 * 2**20, ge=0, description="Bytes after which a new log file is begun; 0 keeps all in one."
+    )
+    log_file_count: int = Field(5, ge=1, le=1000, description="How many older log files are kept: FILE.1, FILE.2, ...")
     models: Mapping[str, ModelSection] = Field(
         default_factory=dict, description="Settings of single models, by the names that `quince list` shows."
     )

@@ -39,7 +39,7 @@ def _key() -> str | None:
 def _server(record: ServerRecord, key: str | None) -> dict[str, Any]:
     """One server, in JSON's types: times in seconds, sizes in bytes. What it does not tell is None."""
     health = probe.ask(record, "/health")
-    queue = None if health is None else _told(record, "/v1/queue/stats", key)
+    queue = None if health is None else _told(record, "/stats", key)
     return {
         "address": record.url,
         "host": record.host,

@@ -174,6 +174,8 @@ class EngineCore:
             cache_hits=self.scheduler.cache_hits,
             cache_bytes=self.scheduler.prefix_cache.nbytes,
             preemptions=self.scheduler.preemptions,
+            kv_bytes=self.scheduler.row_bytes,
+            kv_limit=self.scheduler.memory.max_bytes,
         )
 
     def _take_compiled(self) -> None:

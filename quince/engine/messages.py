@@ -141,10 +141,11 @@ class Output(msgspec.Struct, omit_defaults=True, array_like=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes.
+    """Counts since the engine started, except ``running``, ``waiting`` and memory, which are now. Memory is in bytes.
 
     ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
-    ``cache_bytes`` is what it holds now. ``preemptions``: how often a request had to give up its row for a while.
+    ``cache_bytes`` is what it holds, ``kv_bytes`` what the running requests' keys and values take besides, of the
+    ``kv_limit`` that both share. ``preemptions``: how often a request had to give up its row for a while.
     """
 
     running: int = 0
@@ -158,6 +159,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     cache_hits: int = 0
     cache_bytes: int = 0
     preemptions: int = 0
+    kv_bytes: int = 0
+    kv_limit: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

@@ -15,27 +15,31 @@ from collections.abc import Sequence
 
 import msgspec
 
+from quince import logs
 from quince.engine.messages import EngineConfig
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("quince.engine")
 
 LAST_WORDS_LINES = 20
 STOP_TIMEOUT = 5.0
 # glibc otherwise keeps freed blocks of up to 32 MiB, and the resident size follows the heap's fragmentation.
 ENGINE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 ENGINE_COMMAND = (sys.executable, "-m", "quince.engine.process")
+_LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 
 
 class ChildProcess:
     """One life of an engine process. ``command`` reads an EngineConfig from its stdin and ends when that closes."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
         self._process = process
+        self._name = name
         self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS_LINES)
         self._reader = asyncio.create_task(self._read_stderr(), name=f"engine-{process.pid}-stderr")
 
     @classmethod
-    async def start(cls, config: EngineConfig, command: Sequence[str] = ENGINE_COMMAND) -> ChildProcess:
+    async def start(cls, config: EngineConfig, command: Sequence[str], name: str) -> ChildProcess:
+        """``name`` is the model's, for the log."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -44,7 +48,7 @@ class ChildProcess:
             env={**ENGINE_ENVIRONMENT, **os.environ},
             start_new_session=True,  # a terminal's Ctrl-C is for the API process, which drains first
         )
-        child = cls(process)
+        child = cls(process, name)
         assert process.stdin is not None
         # A child that dies at once is seen by wait(), not here.
         with contextlib.suppress(ConnectionError):
@@ -88,7 +92,15 @@ class ChildProcess:
         assert self._process.stderr is not None
         async for line in _lines(self._process.stderr):
             self._last_words.append(line)
-            logger.info("engine %d: %s", self.pid, line)
+            level, text = _split_level(line)
+            logs.event(logger, level, text, model=self._name, engine=self.pid)
+
+
+def _split_level(line: str) -> tuple[int, str]:
+    """The level and the text of a log line of the engine's. What has no level is no log line: a traceback, a library's
+    complaint, a crash."""
+    first, _, text = line.partition(" ")
+    return (_LEVELS[first], text) if first in _LEVELS else (logging.WARNING, line)
 
 
 async def _lines(stream: asyncio.StreamReader) -> collections.abc.AsyncIterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quince.config import ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
+from quince.engine.history import EngineHistory
 from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import EngineConfig, Task
 from quince.engine.supervisor import ENGINE_COMMAND
@@ -73,6 +74,7 @@ def make_engine(
     sockets: SocketDirectory,
     address: str,
     command: Sequence[str] = ENGINE_COMMAND,
+    history: EngineHistory | None = None,
 ) -> EngineClient:
     """Not started. ``address`` is a name that no other engine of ``sockets`` has."""
     engine_config = EngineConfig(
@@ -94,7 +96,7 @@ def make_engine(
         queue_timeout=config.queue_timeout,
         engine_timeout=config.engine_timeout,
     )
-    return EngineClient(engine_config, limits, sockets, command)
+    return EngineClient(engine_config, limits, sockets, command, history)
 
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:

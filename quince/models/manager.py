@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import time
@@ -198,6 +199,11 @@ class ModelManager:
         """Those that are loaded; the only model of a server also while its engine starts."""
         return [slot.model for slot in self._slots.values() if slot.model is not None]
 
+    @property
+    def slots(self) -> list[Slot]:
+        """Every model that was asked for since the server started, loaded or not."""
+        return list(self._slots.values())
+
     async def statuses(self) -> list[ModelStatus]:
         """Every served model, the server's first model first."""
         return [self._status(stored) for stored in await asyncio.to_thread(self.registry.models)]
@@ -353,7 +359,9 @@ class ModelManager:
         assert self._sockets is not None, "start() comes first"
         self._engines += 1
         address = f"engine-{self._engines}"
-        return make_engine(slot.stored, self._settings(slot), self._sockets, address, self._engine_command)
+        return make_engine(
+            slot.stored, self._settings(slot), self._sockets, address, self._engine_command, slot.history
+        )
 
     # Unloading
 
@@ -425,7 +433,8 @@ class ModelManager:
         self._changed = asyncio.Event()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        # Not in the context of the request that happens to be first: others share what it starts.
+        task = asyncio.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from quince import __version__
+from quince import __version__, logs
 from quince.config import ServeConfig, background_output, service_manager
 from quince.errors import UsageError
 from quince.models.manager import ModelManager
@@ -34,6 +34,13 @@ def serve(config: ServeConfig) -> None:
     for an address that cannot be bound or a model that is not there, ModelLoadError for one without a usable tokenizer.
     """
     _end_with_terminal()
+    logs.setup(
+        config.log_level,
+        format=config.log_format,
+        file=None if config.log_file is None else config.log_file.expanduser(),
+        file_size=config.log_file_size,
+        file_count=config.log_file_count,
+    )
     manager = ModelManager(config)
     with (
         bind(config.host, config.port, config.home) as listener,
