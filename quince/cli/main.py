@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import bench, errors, models, serve
+from quince.cli import bench, errors, models, run, serve
 
 app = typer.Typer(
     name="quince",
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="serve")(serve.serve)
+app.command(name="run")(run.run)
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
 app.command(name="show")(models.show)
