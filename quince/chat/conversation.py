@@ -85,7 +85,7 @@ class Conversation:
         content: str | list[dict[str, Any]] = text
         if files:
             parts = [{"type": "image_url", "image_url": {"url": images.data_url(file)}} for file in files]
-            content = [*parts, {"type": "text", "text": text}]
+            content = [*parts, {"type": "text", "text": text}] if text else parts
         self.messages.append({"role": "user", "content": content})
 
     def answer(self, text: str) -> None:

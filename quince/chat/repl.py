@@ -103,7 +103,7 @@ class Repl:
             return
         self._history.add(text)
         try:
-            if text.startswith("/") and not self._is_path(text):
+            if text.startswith("/") and not self._starts_with_image(text):
                 self._command(text[1:])
             else:
                 self._talk(text)
@@ -113,9 +113,9 @@ class Repl:
             reason = error.message if isinstance(error, QuinceError) else f"{error.filename}: {error.strerror}"
             self._say(neutralise(reason))
 
-    def _is_path(self, text: str) -> bool:
-        """Whether a message begins with the path of an image, not with a command."""
-        return bool(images.extract(text)[1])
+    def _starts_with_image(self, text: str) -> bool:
+        """A path of an image begins with a slash as well, but not with a command."""
+        return text[1:].partition(" ")[0] not in self._commands and bool(images.extract(text)[1])
 
     def _command(self, text: str) -> None:
         name, _, argument = text.partition(" ")
