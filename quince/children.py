@@ -17,7 +17,7 @@ _PACKAGE = "quince"
 def command(module: str, *args: str) -> tuple[str, ...]:
     """What to execute for ``python -m module args``; ``module`` is ``quince`` or one below it."""
     if is_frozen():
-        return (sys.executable, CHILD_OPTION, module, *args)
+        return (sys.executable, *(() if module == _PACKAGE else (CHILD_OPTION, module)), *args)
     return (sys.executable, "-m", module, *args)
 
 
@@ -34,9 +34,6 @@ def main() -> None:
     """The binary's entry: the child that the arguments ask for, else the command line."""
     module = "quince.__main__"
     if sys.argv[1:2] == [CHILD_OPTION]:
-        name = sys.argv[2]
-        if name.partition(".")[0] != _PACKAGE:
-            sys.exit(f"quince: {name} is no part of Quince")
+        module = sys.argv[2]
         del sys.argv[1:3]
-        module = module if name == _PACKAGE else name
     importlib.import_module(module).main()

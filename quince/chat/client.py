@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -155,8 +155,8 @@ class ChatClient:
 
     def chat(
         self, model: str | None, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
-    ) -> Iterator[Piece | Ending]:
-        """The answer, and last its Ending. Closing the iterator cancels the request on the server."""
+    ) -> Generator[Piece | Ending, None, None]:
+        """The answer, and last its Ending. Closing the generator cancels the request on the server."""
         body = {**settings, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
         if model is not None:
             body["model"] = model

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from quince.chat import images
-from quince.chat.client import ChatClient, Ending, Piece
+from quince.chat.client import ChatClient, Ending
 from quince.chat.conversation import SETTINGS, Conversation
 from quince.chat.history import History
 from quince.chat.terminal import AnswerWriter, has_colours, neutralise
@@ -29,7 +29,7 @@ def answer(client: ChatClient, chat: Conversation, writer: AnswerWriter, notes: 
     said: list[str] = []
     ending: Ending | None = None
     try:
-        with contextlib.closing(_stream(client, chat)) as pieces:
+        with contextlib.closing(client.chat(chat.model, chat.to_send(), chat.fields())) as pieces:
             for piece in pieces:
                 if isinstance(piece, Ending):
                     ending = piece
@@ -46,10 +46,6 @@ def answer(client: ChatClient, chat: Conversation, writer: AnswerWriter, notes: 
     if ending is not None and verbose:
         notes.write(statistics(ending) + "\n")
     return "".join(said)
-
-
-def _stream(client: ChatClient, chat: Conversation) -> Iterator[Piece | Ending]:
-    return client.chat(chat.model, chat.to_send(), chat.fields())
 
 
 def statistics(ending: Ending) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import bench, errors, models, run, serve
+from quince.cli import bench, doctor, errors, models, run, serve
 
 app = typer.Typer(
     name="quince",
@@ -25,6 +25,7 @@ app.command(name="remove")(models.remove)
 app.command(name="quantize")(models.quantize)
 app.command(name="alias")(models.alias)
 app.command(name="bench")(bench.bench)
+app.command(name="doctor")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -70,7 +70,7 @@ def test_leaving_closes_the_connection() -> None:
     with fake_server(says("on and on "), None) as server, ChatClient(server.url) as client:
         pieces = client.chat(None, QUESTION, {})
         assert next(pieces) == Piece("on and on ")
-        pieces.close()  # type: ignore[attr-defined]
+        pieces.close()
         assert server.left.wait(10)
 
 
