@@ -82,6 +82,7 @@ class Conversation:
 
     def ask(self, text: str, files: Sequence[Path]) -> None:
         """Add what the user says. Raises UsageError or OSError for a file that is no image."""
+        text = text.encode(errors="replace").decode()  # a terminal may send what is no UTF-8
         content: str | list[dict[str, Any]] = text
         if files:
             parts = [{"type": "image_url", "image_url": {"url": images.data_url(file)}} for file in files]

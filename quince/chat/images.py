@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from pathlib import Path
 
@@ -24,10 +25,10 @@ def extract(text: str) -> tuple[str, list[Path]]:
 
     def take(match: re.Match[str]) -> str:
         name = match["single"] or match["double"] or re.sub(r"\\(.)", r"\1", match["bare"])
-        path = Path(name).expanduser()
-        if not path.is_file():
+        path = os.path.expanduser(name)
+        if not os.path.isfile(path):  # unlike Path's, false also for what can be no path at all
             return match[0]
-        found.append(path)
+        found.append(Path(path))
         return ""
 
     left = _PATH.sub(take, text)
@@ -36,7 +37,7 @@ def extract(text: str) -> tuple[str, list[Path]]:
 
 def data_url(path: Path) -> str:
     """Raises UsageError for what is no image, or one that is too large; OSError for what cannot be read."""
-    with path.expanduser().open("rb") as file:
+    with open(os.path.expanduser(path), "rb") as file:
         data = file.read(MAX_SIZE + 1)
     if len(data) > MAX_SIZE:
         raise UsageError(f"{path} is too large for an image to send: more than {MAX_SIZE >> 20} MiB")

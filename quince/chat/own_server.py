@@ -7,7 +7,6 @@ import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -31,9 +30,13 @@ class PrivateServer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def own_server(model: str | None, command: tuple[str, ...] = COMMAND) -> Iterator[ChatClient]:
-    """A server that is ready for ``model`` (None: for whichever). Raises RemoteError with the server's reason."""
-    directory = model is not None and Path(model).expanduser().is_dir()
+def own_server(
+    model: str | None, *, directory: bool = False, command: tuple[str, ...] = COMMAND
+) -> Iterator[ChatClient]:
+    """A server that is ready for ``model`` (None: for whichever), a name or a ``directory``.
+
+    Raises RemoteError with the server's reason.
+    """
     spec = PrivateServer(
         port=free_port(),
         key=secrets.token_urlsafe(24),

@@ -105,9 +105,10 @@ class Repl:
                 self._talk(text)
         except KeyboardInterrupt:
             self._say("")
-        except (QuinceError, OSError) as error:
-            reason = error.message if isinstance(error, QuinceError) else f"{error.filename}: {error.strerror}"
-            self._say(neutralise(reason))
+        except QuinceError as error:
+            self._say(neutralise(error.message))
+        except OSError as error:
+            self._say(neutralise(f"{error.filename}: {error.strerror}"))
 
     def _starts_with_image(self, text: str) -> bool:
         """A path of an image begins with a slash as well, but not with a command."""
@@ -159,11 +160,14 @@ class Repl:
         self._chat.set(name, value.strip())
 
     def _show(self, argument: str) -> None:
-        self._say(f"model: {self._chat.model or neutralise(self._client.models()[0])}, at {self._client.url}")
+        self._say(f"model: {neutralise(self._chat.model or self._first())}, at {self._client.url}")
         self._say(f"system: {neutralise(self._chat.system) if self._chat.system else 'none'}")
         settings = (f"{name} {value}" for name, value in self._chat.settings.items())
         self._say(f"settings: {neutralise(', '.join(settings)) or 'the server decides'}")
         self._say(f"messages: {len(self._chat.messages)}")
+
+    def _first(self) -> str:
+        return next(iter(self._client.models()), "none")
 
     def _save(self, argument: str) -> None:
         path = _file(argument)

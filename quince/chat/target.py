@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO
 
 from quince import config
@@ -37,7 +37,7 @@ def connect(model: str | None, url: str | None, note: TextIO | None) -> Iterator
         _check_here(model, settings)
         if note is not None:
             note.write("No server runs here: starting one for this chat.\n")
-        yield stack.enter_context(own_server(model))
+        yield stack.enter_context(own_server(model, directory=model is not None and _is_directory(model)))
 
 
 def is_model(name: str, url: str | None) -> bool:
@@ -79,11 +79,12 @@ def _serves(client: ChatClient, model: str | None) -> bool:
         return False
     if model is None:
         return True
-    return client.knows(str(Path(model).expanduser().resolve()) if _is_directory(model) else model)
+    return client.knows(os.path.realpath(os.path.expanduser(model)) if _is_directory(model) else model)
 
 
 def _is_directory(name: str) -> bool:
-    return (Path(name).expanduser() / "config.json").is_file()
+    """Of a model. Any text may be asked about: prompts are longer than paths can be."""
+    return os.path.isfile(os.path.join(os.path.expanduser(name), "config.json"))
 
 
 def _check_here(model: str | None, settings: ServeConfig) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import IO, TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from quince.chat.client import ChatClient
     from quince.chat.conversation import Conversation
 
+MAX_PIPED = 8 * 2**20  # bytes
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 
@@ -51,6 +53,8 @@ def run(  # noqa: PLR0913 - one parameter per option
     for name, value in (("temperature", temperature), ("max_tokens", max_tokens)):
         if value is not None:
             chat.set(name, str(value))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold what this terminal cannot show
     interactive = prompt is None and not image and _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     question = None if interactive else _question(prompt)
     try:
@@ -75,12 +79,24 @@ def _question(prompt: str | None) -> tuple[str, list[Path]]:
     from quince.chat import images
     from quince.errors import UsageError
 
-    piped = "" if sys.stdin is None or (prompt is not None and _is_terminal(sys.stdin)) else sys.stdin.read()
+    piped = "" if sys.stdin is None or (prompt is not None and _is_terminal(sys.stdin)) else _read_all(sys.stdin.buffer)
     typed, found = images.extract(prompt or "")
     text = "\n\n".join(part for part in (typed, piped.strip("\n")) if part.strip())
     if not text and not found:
         raise UsageError("there is nothing to ask: give a PROMPT, or pipe one")
     return text, found
+
+
+def _read_all(stream: IO[bytes]) -> str:
+    from quince.errors import UsageError
+
+    data = stream.read(MAX_PIPED + 1)
+    if len(data) > MAX_PIPED:
+        raise UsageError(f"what is piped is too long: more than {MAX_PIPED >> 20} MiB")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise UsageError("what is piped is no text in UTF-8") from None
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from quince import children
 from quince.doctor.finding import Finding, ok, problem, warning
 from quince.models.memory import gigabytes
 
@@ -162,8 +163,12 @@ def checks(home: Path, cache: Path) -> list[tuple[str, Callable[[], Finding]]]:
         ("disk", lambda: disk(places)),
         ("home", lambda: writable(home)),
         ("open files", lambda: open_files(open_files_limit())),
-        ("clock", lambda: clock(time.time(), Path(__file__).stat().st_mtime)),
+        ("clock", lambda: clock(time.time(), _installed_at())),
     ]
+
+
+def _installed_at() -> float:
+    return os.stat(sys.executable if children.is_frozen() else __file__).st_mtime
 
 
 def _system_here() -> Finding:

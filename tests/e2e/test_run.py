@@ -146,6 +146,23 @@ def test_an_image_for_a_text_model(demo_server: ServerProcess, env: dict[str, st
     assert "image" in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_a_long_prompt_is_no_path(env: dict[str, str]) -> None:
+    long = "~nobody " + "on and on " * 1000
+    with fake_server(says("Yes."), END, "[DONE]") as server:
+        assert ask("--url", server.url, long, env=env).stdout == "Yes.\n"
+        assert ask("--url", server.url, long.replace(" ", ""), env=env).stdout == "Yes.\n"
+    assert [body["messages"][0]["content"] for body in server.bodies] == [long, long.replace(" ", "")]
+
+
+@pytest.mark.parametrize(("piped", "said"), [(b"\xff\xfe", "no text in UTF-8"), (b"x" * (9 << 20), "too long")])
+def test_what_cannot_be_asked(env: dict[str, str], piped: bytes, said: str) -> None:
+    result = subprocess.run(
+        [*QUINCE, "run", "Well?"], input=piped, capture_output=True, timeout=60, env=env, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr.count(b"\n")) == (1, b"", 1)
+    assert said in result.stderr.decode()
+
+
 def test_a_reader_that_leaves(env: dict[str, str]) -> None:
     with fake_server(says("on and on "), None) as server:
         command = [*QUINCE, "run", "--url", server.url, "Well?"]
