@@ -21,8 +21,8 @@ QUOTES = '"""'
 Ask = Callable[[str], str]  # a prompt to a line; EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C
 
 
-def answer(client: ChatClient, chat: Conversation, writer: AnswerWriter, notes: TextIO, *, verbose: bool) -> str:
-    """Ask, write what comes, and return the answer's text. ``notes``: where statistics and warnings go.
+def answer(client: ChatClient, chat: Conversation, writer: AnswerWriter, notes: TextIO, *, verbose: bool) -> None:
+    """Ask, and write what comes. ``notes``: where statistics and warnings go.
 
     A Ctrl-C is passed on once the request is cancelled, and what had come by then is remembered.
     """
@@ -45,7 +45,6 @@ def answer(client: ChatClient, chat: Conversation, writer: AnswerWriter, notes: 
         notes.write("quince: the answer was cut: it reached max_tokens or the end of the context\n")
     if ending is not None and verbose:
         notes.write(statistics(ending) + "\n")
-    return "".join(said)
 
 
 def statistics(ending: Ending) -> str:

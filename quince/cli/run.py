@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, TextIO
 
@@ -45,28 +43,36 @@ def run(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Chat in the terminal: through a running server if there is one. PROMPT alone is enough; so is a pipe."""
     from quince.chat.conversation import Conversation
-    from quince.chat.target import is_model
 
-    if prompt is None and model is not None and not is_model(model, url):
-        model, prompt = None, model
-    chat = Conversation(model, system)
+    chat = Conversation(system=system)
     for name, value in (("temperature", temperature), ("max_tokens", max_tokens)):
         if value is not None:
             chat.set(name, str(value))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold what this terminal cannot show
-    interactive = prompt is None and not image and _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
-    question = None if interactive else _question(prompt)
     try:
-        with _connect(model, url) as client:
-            if question is None:
-                _converse(client, chat, verbose)
-            else:
-                text, found = question
-                chat.ask(text, [*(image or []), *found])
-                _answer_once(client, chat, verbose)
+        _run(chat, model, prompt, url, image or [], verbose)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _run(
+    chat: Conversation, model: str | None, prompt: str | None, url: str | None, image: list[Path], verbose: bool
+) -> None:
+    from quince.chat.target import connect, is_model
+
+    if prompt is None and model is not None and not is_model(model, url):
+        model, prompt = None, model
+    chat.model = model
+    interactive = prompt is None and not image and _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    question = None if interactive else _question(prompt)
+    with connect(model, url, sys.stderr if _is_terminal(sys.stderr) else None) as client:
+        if question is None:
+            _converse(client, chat, verbose)
+        else:
+            text, found = question
+            chat.ask(text, [*image, *found])
+            _answer_once(client, chat, verbose)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -97,14 +103,6 @@ def _read_all(stream: IO[bytes]) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise UsageError("what is piped is no text in UTF-8") from None
-
-
-@contextlib.contextmanager
-def _connect(model: str | None, url: str | None) -> Iterator[ChatClient]:
-    from quince.chat.target import connect
-
-    with connect(model, url, sys.stderr if _is_terminal(sys.stderr) else None) as client:
-        yield client
 
 
 def _answer_once(client: ChatClient, chat: Conversation, verbose: bool) -> None:

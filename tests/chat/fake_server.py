@@ -33,6 +33,8 @@ class FakeServer(ThreadingHTTPServer):
         self.keys: list[str | None] = []
         self.refusal: tuple[int, bytes] | None = None
         self.left = threading.Event()
+        # What /health says, one after the other; the last one from then on.
+        self.healths: list[dict[str, Any]] = [{"status": "ok", "reason": "ready", "models": {}}]
 
     @property
     def url(self) -> str:
@@ -44,7 +46,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            self._json(200, {"status": "ok", "reason": "ready", "models": {}})
+            healths = self.server.healths
+            health = healths.pop(0) if len(healths) > 1 else healths[0]
+            self._json(200 if health["status"] == "ok" else 503, health)
         elif self.path == "/v1/models":
             self._json(200, {"data": [{"id": "reader", "type": "embedding"}, {"id": "talker", "type": "llm"}]})
         elif self.path == "/v1/models/talker":

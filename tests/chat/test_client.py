@@ -84,6 +84,29 @@ def test_nobody_there() -> None:
             list(client.chat(None, QUESTION, {}))
 
 
+LOADING = {"status": "unavailable", "reason": "loading", "models": {"one": {"last_error": None}}}
+
+
+def test_a_server_that_is_loading_is_waited_for() -> None:
+    with fake_server() as server, ChatClient(server.url) as client:
+        server.healths = [LOADING, LOADING, *server.healths]
+        assert client.wait_ready()
+        assert len(server.healths) == 1
+
+
+def test_a_model_that_cannot_be_loaded_is_not_waited_for() -> None:
+    with fake_server() as server, ChatClient(server.url) as client:
+        server.healths = [LOADING, {**LOADING, "models": {"one": {"last_error": "no\x1b weights"}}}]
+        with pytest.raises(RemoteError, match="no␛ weights"):
+            client.wait_ready()
+
+
+def test_what_is_no_quince() -> None:
+    with fake_server() as server, ChatClient(server.url) as client:
+        server.healths = [{"status": "ok"}]
+        assert client.health() is None
+
+
 def test_models() -> None:
     with fake_server() as server, ChatClient(server.url) as client:
         assert client.models() == ["talker"]
