@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quince import __version__
-from quince.cli import background, bench, config, errors, models, options, serve, service, serving
+from quince.cli import background, bench, config, doctor, errors, models, options, run, serve, service, serving
 
 app = typer.Typer(
     name="quince",
@@ -22,6 +22,7 @@ app.command(name="start", cls=serving.ServeArguments)(background.start)
 app.command(name="stop")(background.stop)
 app.command(name="status")(background.status)
 app.command(name="ps")(background.ps)
+app.command(name="run")(run.run)
 app.add_typer(service.app, name="service")
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
@@ -31,6 +32,7 @@ app.command(name="quantize")(models.quantize)
 app.command(name="alias")(models.alias)
 app.command(name="config")(config.config)
 app.command(name="bench")(bench.bench)
+app.command(name="doctor")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:

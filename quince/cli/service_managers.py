@@ -6,10 +6,9 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from quince import config
+from quince import children, config
 from quince.cli.launchd import Launchd
 from quince.cli.service_definition import Manager, ServiceDefinition
-from quince.cli.starting import own_command
 from quince.cli.stopping import TO_END
 from quince.cli.systemd import Systemd
 from quince.config import ServeConfig
@@ -43,7 +42,7 @@ def definition(arguments: Sequence[str], settings: ServeConfig) -> ServiceDefini
     for directory in (settings.home, cache):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return ServiceDefinition(
-        command=[*own_command(), "serve", *public],
+        command=[*children.command("quince"), "serve", *public],
         environment=environment,
         directory=Path.cwd(),
         home=settings.home,

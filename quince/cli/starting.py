@@ -6,14 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from quince import config
+from quince import children, config
 from quince.cli import probe
 from quince.config import ServeConfig
 from quince.errors import UsageError
@@ -42,18 +41,13 @@ def start(arguments: Sequence[str], settings: ServeConfig) -> ServerRecord:
 def _spawn(arguments: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Detached: a session of its own, no input, all output into the log."""
     return subprocess.Popen(
-        [*own_command(), "serve", *arguments],
+        [*children.command("quince"), "serve", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
-        env={**os.environ, config.BACKGROUND_OUTPUT: log.name},
+        env=children.independent({**os.environ, config.BACKGROUND_OUTPUT: log.name}),
     )
-
-
-def own_command() -> tuple[str, ...]:
-    """What to execute for ``quince``."""
-    return (sys.executable, "-m", "quince")
 
 
 @contextlib.contextmanager
@@ -89,7 +83,7 @@ def _wait_until_up(
     while not interrupted.wait(LOOK_EVERY):
         if child.poll() is not None:
             _tell_end(child.returncode, log)
-        record = next((one for one in registration.running(settings.home) if one.pid == child.pid), None)
+        record = next((one for one in registration.running(settings.home) if one.is_or_is_below(child.pid)), None)
         if record is not None and _is_up(record, settings):
             return record
     raise UsageError("interrupted: the server that was starting has been stopped")

@@ -10,12 +10,11 @@ import collections
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Sequence
 
 import msgspec
 
-from quince import logs
+from quince import children, logs
 from quince.engine.messages import EngineConfig
 
 logger = logging.getLogger("quince.engine")
@@ -24,7 +23,7 @@ LAST_WORDS_LINES = 20
 STOP_TIMEOUT = 5.0
 # glibc otherwise keeps freed blocks of up to 32 MiB, and the resident size follows the heap's fragmentation.
 ENGINE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-ENGINE_COMMAND = (sys.executable, "-m", "quince.engine.process")
+ENGINE_COMMAND = children.command("quince.engine.process")
 _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 
 

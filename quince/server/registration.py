@@ -57,6 +57,13 @@ class ServerRecord(msgspec.Struct, frozen=True):
                 return process
         return None
 
+    def is_or_is_below(self, pid: int) -> bool:
+        """Whether it is this process, or one that it has started: the single-file binary starts Python below itself."""
+        process = self.process
+        with contextlib.suppress(psutil.Error):
+            return process is not None and pid in (process.pid, process.ppid())
+        return False
+
 
 def start_mark(process: psutil.Process) -> float:
     """When it started, as a number that never changes while it lives.

@@ -27,11 +27,12 @@ logger = logging.getLogger("quince")
 GOODBYE = 2.0
 
 
-def serve(config: ServeConfig) -> None:
+def serve(config: ServeConfig, *, private: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C: no new connections, running requests get ``drain_timeout``, then the engines end.
 
     The end of the terminal (SIGHUP) counts as SIGTERM; a second Ctrl-C does not wait for requests. Raises UsageError
     for an address that cannot be bound or a model that is not there, ModelLoadError for one without a usable tokenizer.
+    ``private``: its parent alone knows of it.
     """
     _end_with_terminal()
     logs.setup(
@@ -44,7 +45,9 @@ def serve(config: ServeConfig) -> None:
     manager = ModelManager(config)
     with (
         bind(config.host, config.port, config.home) as listener,
-        registration.registered(config, listener.getsockname()[:2], background_output()),
+        contextlib.nullcontext()
+        if private
+        else registration.registered(config, listener.getsockname()[:2], background_output()),
         # Ctrl-C or SIGTERM before uvicorn has taken over the signals
         contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
