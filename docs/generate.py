@@ -14,7 +14,15 @@ from typing import Any
 import typer
 
 from quince import config
+from quince.cli import mlx_serve, mlx_server
 from quince.cli.main import app
+
+PROGRAMS = {
+    "quince": app,
+    "mlx-server": mlx_server.app,
+    "mlx-server launch": mlx_server.launch_app,
+    "mlx-serve": mlx_serve.app,
+}
 
 DOCS = Path(__file__).parent
 WIDTH = 100
@@ -50,14 +58,19 @@ def cli() -> str:
         "# The command line",
         "Every command's `--help`, by `docs/generate.py`. [configuration.md](configuration.md) says more of settings.",
     ]
-    for name, text in _helps("quince", typer.main.get_command(app), None):
-        parts += [f"## {name}", f"```text\n{text}\n```"]
+    for program, commands in PROGRAMS.items():
+        for name, text in _helps(program, typer.main.get_command(commands), None):
+            parts += [f"## {name}", f"```text\n{text}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
 def _helps(name: str, command: Any, parent: Any) -> Iterator[tuple[str, str]]:
     context = command.context_class(
-        command, info_name=name.split()[-1], parent=parent, terminal_width=WIDTH, max_content_width=WIDTH
+        command,
+        info_name=name.split()[-1] if parent else name,
+        parent=parent,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
     )
     yield name, command.get_help(context)
     for child in getattr(command, "commands", {}):

@@ -7,7 +7,11 @@ itself again with a first argument that people never type.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 
 CHILD_OPTION = "--quince-child"
@@ -19,6 +23,20 @@ def command(module: str, *args: str) -> tuple[str, ...]:
     if is_frozen():
         return (sys.executable, *(() if module == _PACKAGE else (CHILD_OPTION, module)), *args)
     return (sys.executable, "-m", module, *args)
+
+
+def end_with_parent(patience: float) -> None:
+    """Have this process end as at SIGTERM when its standard input does: its parent is gone. After ``patience`` seconds
+    it ends anyhow."""
+    threading.Thread(target=_watch, args=[patience], name="parent-watch", daemon=True).start()
+
+
+def _watch(patience: float) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(patience)
+    os._exit(1)
 
 
 def independent(environment: Mapping[str, str]) -> dict[str, str]:

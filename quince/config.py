@@ -24,6 +24,7 @@ from quince.errors import UsageError
 ENV_PREFIX = "QUINCE_"
 FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+MODELS_DIR = ENV_PREFIX + "MODELS_DIR"
 # Set by `quince start` for the server that it starts.
 BACKGROUND_OUTPUT = ENV_PREFIX + "BACKGROUND_OUTPUT"
 
@@ -61,6 +62,11 @@ def _expand_user(path: str | None) -> str | None:
 def home(environ: Mapping[str, str] = os.environ) -> Path:
     """Where models, aliases and files of servers are kept: ``~/.quince``, or what QUINCE_HOME says."""
     return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
+
+
+def models_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where models are installed: ``models`` in the home directory, or what QUINCE_MODELS_DIR says."""
+    return Path(environ.get(MODELS_DIR) or home(environ) / "models").expanduser().absolute()
 
 
 def user_settings(environ: Mapping[str, str] = os.environ) -> Path:
@@ -184,7 +190,10 @@ class ModelSection(ModelSettings):
 class ServeConfig(ModelSettings):
     """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
 
-    home: Path = Field(default_factory=home, description="Where installed models are (QUINCE_HOME).")
+    home: Path = Field(default_factory=home, description="Where Quince keeps its files (QUINCE_HOME).")
+    models_dir: Path | None = Field(
+        None, description="Where installed models are (QUINCE_MODELS_DIR); None: in the home directory."
+    )
     model: str | None = Field(
         None,
         description="Model to serve: a directory, an installed name, an alias or a hub id (default: all there are).",
@@ -210,6 +219,10 @@ class ServeConfig(ModelSettings):
     keepalive_interval: float = Field(10, gt=0, description="Seconds between keepalive comments in a silent stream.")
     drain_timeout: float = Field(30, ge=0, description="Seconds that running requests get when the server stops.")
     max_loaded_models: int | None = Field(None, ge=1, description="Most models loaded at once; the least used goes.")
+    max_embedding_models: int | None = Field(
+        None, ge=1, description="Most embedding models loaded at once; the least used goes."
+    )
+    max_reranker_models: int | None = Field(None, ge=1, description="The same for reranking models.")
     memory_budget: int | None = Field(
         None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
     )
@@ -234,8 +247,8 @@ class ServeConfig(ModelSettings):
         return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
 
-# Where ServeConfig's fields are no options: QUINCE_HOME alone moves the home, sections stand in files only.
-NO_OPTIONS = frozenset({"home", "models"})
+# Where ServeConfig's fields are no options: variables alone move directories, sections stand in files only.
+NO_OPTIONS = frozenset({"home", "models_dir", "models"})
 # Settings that belong to one model.
 _ONLY_WITH_MODEL = ("model_type", "adapter")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
@@ -256,9 +269,12 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class SourceKind(enum.Enum):
+    """DEFAULT: of a program that has another one than Quince."""
+
     FLAG = "flag"
     ENV = "env"
     FILE = "file"
+    DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -297,8 +313,10 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
     return resolve(flags, environ).config
 
 
-def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Resolved:
-    """As ``load``, with the sources."""
+def resolve(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, told: Mapping[str, Source] | None = None
+) -> Resolved:
+    """As ``load``, with the sources. ``told`` has those of flags that were not said as Quince's own flags."""
     path = find_file(flags.get("config"), environ)
     written = _read(path) if path else {}
     given = _Given({}, {})
@@ -306,24 +324,26 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
         variable = ENV_PREFIX + name.upper()
         if flags.get(name) not in (None, []):
             given.values[name] = flags[name]
-            given.sources[name] = Source(SourceKind.FLAG, setting.flag)
+            given.sources[name] = (told or {}).get(name) or Source(SourceKind.FLAG, setting.flag)
         elif variable in environ:
             given.values[name] = environ[variable]
             given.sources[name] = Source(SourceKind.ENV, variable)
         elif name in written and written[name].entry.value is not None:
-            given.values[name] = written[name].text(setting)
+            given.values[name] = written[name].text(setting.many)
             given.sources[name] = _source(written[name])
     _check_combination(given, written)
-    overruled = {name for name, source in given.sources.items() if source.kind is not SourceKind.FILE}
+    overruled = {name for name, source in given.sources.items() if source.kind in (SourceKind.FLAG, SourceKind.ENV)}
     sources: dict[str | tuple[str, str], Source] = dict(given.sources.items())
-    if environ.get(ENV_PREFIX + "HOME"):
-        sources["home"] = Source(SourceKind.ENV, ENV_PREFIX + "HOME")
+    for name in ("home", "models_dir"):
+        variable = ENV_PREFIX + name.upper()
+        if environ.get(variable):
+            sources[name] = Source(SourceKind.ENV, variable)
     models: dict[str, ModelSection] = {}
     for model, section in _sections(written, overruled).items():
         models[model] = _validate(ModelSection, section)
         sources.update({(model, name): source for name, source in section.sources.items()})
     _check_aliases(models, sources)
-    given.values.update(home=home(environ), models=models)
+    given.values.update(home=home(environ), models_dir=models_directory(environ), models=models)
     return Resolved(_validate(ServeConfig, given), sources, path)
 
 
@@ -339,7 +359,10 @@ def find_file(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path
 
 
 def _read(path: Path) -> dict[str, Written]:
-    elsewhere = {"home": "the home directory is set by QUINCE_HOME"}
+    elsewhere = {
+        "home": "the home directory is set by QUINCE_HOME",
+        "models_dir": f"the directory of models is set by {MODELS_DIR}",
+    }
     return config_file.by_name(path, config_file.read(path), [*SETTINGS, "models"], elsewhere)
 
 
@@ -360,7 +383,7 @@ def _sections(written: Mapping[str, Written], overruled: Collection[str]) -> dic
             if name in overruled:
                 continue
             setting = SECTION_SETTINGS[name]
-            given.values[name] = setting.default if one.entry.value is None else one.text(setting)
+            given.values[name] = setting.default if one.entry.value is None else one.text(setting.many)
             given.sources[name] = _source(one)
     return found
 

@@ -16,7 +16,6 @@ from typing import NoReturn, Protocol
 import yaml
 
 from quince.errors import UsageError
-from quince.settings import Setting
 
 MAX_SIZE = 256 * 2**10
 MAX_DEPTH = 8
@@ -80,16 +79,16 @@ class Written:
     def place(self) -> str:
         return f"{self.path}, line {self.entry.line}"
 
-    def text(self, setting: Setting) -> str | list[str]:
-        """Its value. Raises UsageError if it has not the shape of one."""
+    def text(self, many: bool) -> str | list[str]:
+        """Its value, or list of ``many``. Raises UsageError if it has another shape."""
         match self.entry.value:
             case str() as text:
-                return [text] if setting.many else text
-            case list() as entries if setting.many:
+                return [text] if many else text
+            case list() as entries if many:
                 texts = [entry.value for entry in entries if isinstance(entry.value, str)]
                 if len(texts) == len(entries):
                     return texts
-        expected = "a list of values" if setting.many else "one value"
+        expected = "a list of values" if many else "one value"
         raise UsageError(f"{self.place}: {self.key}: {expected} belongs here")
 
 

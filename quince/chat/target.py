@@ -50,7 +50,7 @@ def is_model(name: str, url: str | None) -> bool:
     if re.search(r"\s", name):
         return False
     settings = config.load({})
-    store = ModelStore(settings.home)
+    store = ModelStore(settings.home, directory=settings.models_dir)
     if _HUB_ID.fullmatch(name) or name in shipped() or store.find(name) is not None:
         return True
     with ChatClient(_address(settings, url), _key(settings)) as client:
@@ -90,7 +90,7 @@ def _is_directory(name: str) -> bool:
 def _check_here(model: str | None, settings: ServeConfig) -> None:
     if model is None or settings.auto_download or _is_directory(model):
         return
-    store = ModelStore(settings.home)
+    store = ModelStore(settings.home, directory=settings.models_dir)
     if store.find(model) is None:
         near = difflib.get_close_matches(model, [*(one.name for one in store.models()), *store.aliases()], n=1)
         hint = f"did you mean {near[0]}?" if near else f"`quince pull {model}` installs it, if it is a hub id"

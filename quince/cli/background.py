@@ -21,6 +21,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
 @takes_serve_options
 def start(arguments: Sequence[str], settings: ServeConfig) -> None:
     """Serve in the background, with the options of `quince serve`. Returns when the server is up."""
+    launch(arguments, settings)
+
+
+def launch(arguments: Sequence[str], settings: ServeConfig) -> None:
+    """Start `quince serve` with these arguments, which make these settings, and tell where it is."""
     from quince.cli import models, starting
     from quince.server import registration
 

@@ -9,10 +9,9 @@ from quince.errors import QuinceError
 
 def models(incomplete: str) -> list[str]:
     """Names of the models that are here, and the user's aliases."""
-    from quince import config
-    from quince.models.store import ModelStore
+    from quince.models.store import of_this_user
 
-    store = ModelStore(config.home())
+    store = of_this_user()
     names: set[str] = set()
     with contextlib.suppress(QuinceError, OSError):
         names.update(model.name for model in store.models())

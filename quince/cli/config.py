@@ -9,7 +9,7 @@ import typer
 from quince.cli.output import Column, Output
 
 if TYPE_CHECKING:
-    from quince.config import Source
+    from quince.config import Resolved, Source
     from quince.settings import Setting
 
 HIDDEN = "********"
@@ -41,20 +41,25 @@ def config(
     elif path:
         output.text(str(config.find_file(file) or config.home() / config.FILE_NAMES[0]))
     else:
-        columns = [
-            Column("SETTING", lambda row: f"{row['model']}: {row['name']}" if row["model"] else row["name"]),
-            Column("VALUE", lambda row: _text(row["value"])),
-            Column("FROM", lambda row: row["where"] or row["source"]),
-        ]
-        output.table(columns, _rows(file))
+        show(output, config.resolve({"config": file}))
 
 
-def _rows(file: str | None) -> list[dict[str, Any]]:
+def show(output: Output, found: Resolved) -> None:
+    columns = [
+        Column("SETTING", lambda row: f"{row['model']}: {row['name']}" if row["model"] else row["name"]),
+        Column("VALUE", lambda row: _text(row["value"])),
+        Column("FROM", lambda row: row["where"] or row["source"]),
+    ]
+    output.table(columns, _rows(found))
+
+
+def _rows(found: Resolved) -> list[dict[str, Any]]:
     """The server's settings in the order of its --help, then what the file says of single models."""
     from quince import config
 
-    found = config.resolve({"config": file})
-    rows = [_row("home", None, str(found.config.home), found.sources.get("home"))]
+    rows = [
+        _row(name, None, str(getattr(found.config, name)), found.sources.get(name)) for name in ("home", "models_dir")
+    ]
     for name, setting in config.SETTINGS.items():
         rows.append(_row(name, None, _value(setting, getattr(found.config, name)), found.sources.get(name)))
     for model, section in found.config.models.items():

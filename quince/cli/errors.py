@@ -11,7 +11,7 @@ from collections.abc import Callable
 from quince.errors import QuinceError
 
 
-def run(command: Callable[[], None]) -> None:
+def run(command: Callable[[], None], program: str = "quince") -> None:
     """Exit codes: 0 done, 1 a problem told in one sentence, 2 (typer's own) wrong usage.
 
     A traceback is shown only with QUINCE_LOG_LEVEL=debug, or once a server logs at this level.
@@ -25,7 +25,7 @@ def run(command: Callable[[], None]) -> None:
 
         if config.debugging() or logging.getLogger().level == logging.DEBUG:
             traceback.print_exc()
-        print(f"quince: {sentence(error)}", file=sys.stderr)  # noqa: T201 - the one place
+        print(f"{program}: {sentence(error)}", file=sys.stderr)  # noqa: T201 - the one place
         sys.exit(1)
 
 

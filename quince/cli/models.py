@@ -266,10 +266,9 @@ def _leave() -> None:
 
 
 def _store() -> ModelStore:
-    from quince import config
-    from quince.models.store import ModelStore
+    from quince.models.store import of_this_user
 
-    return ModelStore(config.home())
+    return of_this_user()
 
 
 # Words

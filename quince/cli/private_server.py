@@ -6,15 +6,11 @@ is the server, with its engines.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
-import time
 
 import msgspec
 
-from quince import config
+from quince import children, config
 from quince.chat.own_server import PrivateServer
 from quince.cli import errors
 from quince.server import run
@@ -24,7 +20,7 @@ PATIENCE = 8.0  # seconds to end in
 
 def main() -> None:
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=PrivateServer)
-    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    children.end_with_parent(PATIENCE)
     errors.run(lambda: _serve(spec))
 
 
@@ -39,14 +35,6 @@ def _serve(spec: PrivateServer) -> None:
     }
     settings = config.load(flags).model_copy(update={"log_file": None})  # that is another server's
     run.serve(settings, private=True)
-
-
-def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(PATIENCE)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ app = typer.Typer(
 @takes_serve_options
 def install(arguments: Sequence[str], settings: ServeConfig) -> None:
     """Install the service, with the options of `quince serve` and the QUINCE_* and HF_* variables that are set now."""
+    define(arguments, settings)
+
+
+def define(arguments: Sequence[str], settings: ServeConfig) -> None:
+    """Tell the service manager of `quince serve` with these arguments, which make these settings."""
     from quince.cli import service_managers
 
     manager = service_managers.of_this_system()

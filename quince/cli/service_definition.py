@@ -18,14 +18,13 @@ TOOL_TIMEOUT = 60.0
 class ServiceDefinition:
     """``command`` runs the server, in ``directory``, with ``environment``, which may hold keys.
 
-    It writes into ``home`` (Quince's) and ``cache`` (huggingface_hub's), and takes ``stop_timeout`` seconds to end.
+    It writes into the directories ``writable``, and takes ``stop_timeout`` seconds to end.
     """
 
     command: Sequence[str]
     environment: Mapping[str, str]
     directory: Path
-    home: Path
-    cache: Path
+    writable: Sequence[Path]
     stop_timeout: float
 
 

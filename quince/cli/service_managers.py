@@ -38,15 +38,16 @@ def definition(arguments: Sequence[str], settings: ServeConfig) -> ServiceDefini
     public, keys = split_keys(arguments)
     if keys:
         environment[KEY_VARIABLE] = _joined(keys)
-    cache = hf_cache.default_directory()
-    for directory in (settings.home, cache):
+    writable = [settings.home, hf_cache.default_directory()]
+    if settings.models_dir is not None and not settings.models_dir.is_relative_to(settings.home):
+        writable.append(settings.models_dir)
+    for directory in writable:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return ServiceDefinition(
         command=[*children.command("quince"), "serve", *public],
         environment=environment,
         directory=Path.cwd(),
-        home=settings.home,
-        cache=cache,
+        writable=writable,
         stop_timeout=settings.drain_timeout + TO_END,
     )
 

@@ -148,7 +148,7 @@ def unit_file(service: ServiceDefinition, environment: Path) -> str:
         watchdog=_WATCHDOG,
         stop_timeout=int(service.stop_timeout) + 1,
         # The minus: a directory that is not there is no reason not to start.
-        writable=" ".join(_quoted(f"-{path}") for path in (service.home, service.cache)),
+        writable=" ".join(_quoted(f"-{path}") for path in service.writable),
     )
 
 

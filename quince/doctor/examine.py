@@ -9,13 +9,13 @@ from quince import config
 from quince.doctor import accelerator, machine, network, software, state
 from quince.doctor.finding import Finding, problem
 from quince.models import hf_cache
-from quince.models.store import ModelStore
+from quince.models.store import of_this_user
 
 
 def examine(*, online: bool) -> Iterator[Finding]:
     """Findings as they are made: a slow check does not hold back those before it."""
     home = config.home()
-    store = ModelStore(home)
+    store = of_this_user()
     finding, settings = state.configuration(lambda: config.load({}))
     checks: list[tuple[str, Callable[[], Finding]]] = [
         *machine.checks(home, hf_cache.default_directory()),

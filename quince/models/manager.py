@@ -59,7 +59,7 @@ class ModelManager:
         """Raises UsageError if ``config.model`` or ``config.preload`` names nothing that is there."""
         self._config = config
         self._engine_command = engine_command
-        self.store = ModelStore(config.home)
+        self.store = ModelStore(config.home, directory=config.models_dir)
         self.registry = ModelRegistry(config, self.store)
         self._preload = [self.registry.resolve(name) for name in config.preload]
         self._budget = memory.default_budget() if config.memory_budget is None else config.memory_budget
@@ -310,9 +310,13 @@ class ModelManager:
 
     async def _make_room(self, slot: Slot) -> None:
         """Unload the least recently used until ``slot`` fits. Raises InsufficientMemory if it cannot."""
-        most = self._config.max_loaded_models
+        most, most_of_type = self._config.max_loaded_models, self._most_of_type(slot.stored.type)
         while True:
             others = [other for other in self._slots.values() if other is not slot and other.engine is not None]
+            alike = [other for other in others if other.stored.type is slot.stored.type]
+            if most_of_type is not None and len(alike) >= most_of_type:
+                await self._evict(alike)
+                continue
             free = self._budget - sum(other.memory for other in others)
             if slot.estimate <= free and (most is None or len(others) < most):
                 return
@@ -322,6 +326,14 @@ class ModelManager:
                     f"and models may take {gigabytes(self._budget)} here (--memory-budget)"
                 )
             await self._evict(others)
+
+    def _most_of_type(self, type: ModelType) -> int | None:
+        match type:
+            case ModelType.EMBEDDING:
+                return self._config.max_embedding_models
+            case ModelType.RERANKER:
+                return self._config.max_reranker_models
+        return None
 
     async def _evict(self, others: list[Slot]) -> None:
         """One engine fewer: the least recently used, an idle one before a busy one. Or wait until one can be chosen."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from quince import config
 from quince.errors import InvalidModel, ModelNotFound, PullCancelled, StoreError
 from quince.models import demo, description, hf_cache
 from quince.models.aliases import shipped
@@ -72,10 +73,11 @@ class StoredModel:
 
 
 class ModelStore:
-    """``cache`` is a Hugging Face cache directory, None for the usual one."""
+    """``cache`` is a Hugging Face cache directory, None for the usual one; ``directory`` has the installed models, None
+    for ``models`` in the home directory."""
 
-    def __init__(self, home: Path, cache: Path | None = None) -> None:
-        self.directory = home / "models"
+    def __init__(self, home: Path, cache: Path | None = None, directory: Path | None = None) -> None:
+        self.directory = directory or home / "models"
         self._cache = cache
 
     # What there is
@@ -292,6 +294,11 @@ class ModelStore:
                 if cancelled.wait(0.1):
                     raise PullCancelled()
             yield
+
+
+def of_this_user() -> ModelStore:
+    """Where the environment says that models are."""
+    return ModelStore(config.home(), directory=config.models_directory())
 
 
 def check_name(name: str) -> None:

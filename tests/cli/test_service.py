@@ -93,8 +93,7 @@ def definition(tmp_path: Path) -> ServiceDefinition:
         command=[str(program), "-m", "quince", "serve", "--port", "8000", ODD],
         environment={"QUINCE_API_KEY": 'k"e\\y$`', "QUINCE_HOME": str(directory)},
         directory=directory,
-        home=directory / "home",
-        cache=tmp_path / "cache",
+        writable=[directory / "home", tmp_path / "cache"],
         stop_timeout=45.0,
     )
 
