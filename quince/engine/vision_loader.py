@@ -1,0 +1,45 @@
+"""Loads a model that reads images into MLX, by mlx-vlm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+
+from quince.engine.loader import LoadedModel, context_length, read_config, set_wired_limit
+from quince.errors import ModelLoadError
+
+MISSING = "this model reads images, which needs mlx-vlm: pip install 'quince[vision]'"
+
+# Families whose batched answers were compared with their answers alone and with mlx-vlm's own (docs/vision.md).
+FAMILIES = frozenset({"qwen2_vl"})
+
+
+def load_vision(path: Path, *, max_model_len: int | None, adapter: Path | None = None) -> LoadedModel:
+    """Read the weights into memory. Raises ModelLoadError with the reason if that cannot be done."""
+    config = read_config(path)
+    if adapter is not None:
+        raise ModelLoadError("--adapter is for models that read text only; this one reads images, too")
+    try:
+        from mlx_vlm.utils import get_model_type, load_model
+    except ImportError as error:
+        raise ModelLoadError(MISSING) from error
+    family = get_model_type(config)
+    if family not in FAMILIES:
+        raise ModelLoadError(
+            f"{path.name}: '{family}' is none of the vision architectures that Quince is known to answer rightly with: "
+            f"{', '.join(sorted(FAMILIES))}; --model-type llm serves its text side if mlx-lm knows it"
+        )
+    set_wired_limit()
+    try:
+        model = load_model(path)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, ImportError) as error:
+        raise ModelLoadError(f"{path.name}: {error}") from error
+    model.eval()
+    text_config = {**config, **config.get("text_config", {})}
+    return LoadedModel(
+        model=model,
+        model_type=str(config["model_type"]),
+        vocab_size=int(model.language_model(mx.array([[0]])).logits.shape[-1]),
+        max_model_len=context_length(text_config) if max_model_len is None else max_model_len,
+    )

@@ -1,0 +1,137 @@
+"""Tiny random vision models that mlx-vlm loads: weights, tokenizer and processor, written as directories."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+SPECIAL = ["<end>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<image>"]
+IDS = {text: 127 + number for number, text in enumerate(SPECIAL)}
+VOCAB_SIZE = 160
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """``mark`` is what a chat template writes for an image; ``files`` are JSON files besides config.json."""
+
+    mark: str
+    config: dict[str, Any]
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_QWEN_PROCESSOR = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2VLProcessor",
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "min_pixels": 28 * 28,
+    "max_pixels": 168 * 168,
+}
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(
+        mark="<|vision_start|><|image_pad|><|vision_end|>",
+        config={
+            **_TEXT,
+            "model_type": "qwen2_vl",
+            "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+            "image_token_id": IDS["<|image_pad|>"],
+            "video_token_id": IDS["<|video_pad|>"],
+            "vision_start_token_id": IDS["<|vision_start|>"],
+            "vision_config": {
+                "model_type": "qwen2_vl",
+                "depth": 2,
+                "embed_dim": 32,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "patch_size": 14,
+                "spatial_patch_size": 14,
+                "mlp_ratio": 2,
+            },
+        },
+        files={"preprocessor_config.json": _QWEN_PROCESSOR},
+    ),
+}
+
+
+def build(name: str, *, seed: int = 0) -> nn.Module:
+    """A float32 model with random weights, large enough in scale that greedy answers vary."""
+    from mlx_vlm.utils import update_module_configs
+
+    config = json.loads(json.dumps(FAMILIES[name].config))
+    module = importlib.import_module(f"mlx_vlm.models.{config['model_type']}")
+    config.setdefault("text_config", {})
+    model_config = module.ModelConfig.from_dict(config)
+    model_config = update_module_configs(
+        model_config, module, config, ["text", "vision", "perceiver", "projector", "audio"]
+    )
+    mx.random.seed(seed)
+    model: nn.Module = module.Model(model_config)
+    model.update(tree_map(_shaken, model.parameters()))
+    mx.eval(model.parameters())
+    return model
+
+
+def _shaken(parameter: mx.array) -> mx.array:
+    if not mx.issubdtype(parameter.dtype, mx.floating):
+        return parameter
+    return parameter + 0.3 * mx.random.normal(parameter.shape)
+
+
+def save(name: str, path: Path, *, seed: int = 0) -> Path:
+    """Write the model as a directory that mlx-vlm loads, with tokenizer and processor."""
+    path.mkdir(parents=True, exist_ok=True)
+    family = FAMILIES[name]
+    weights = dict(tree_flatten(build(name, seed=seed).parameters()))
+    mx.save_safetensors(str(path / "model.safetensors"), weights, metadata={"format": "mlx"})
+    _tokenizer().save(str(path / "tokenizer.json"))
+    files = {
+        "config.json": {**family.config, "eos_token_id": IDS["<end>"]},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<end>",
+            "pad_token": "<end>",
+            "model_max_length": 2048,
+            "clean_up_tokenization_spaces": False,
+        },
+        **family.files,
+    }
+    for file, content in files.items():
+        (path / file).write_text(json.dumps(content))
+    return path
+
+
+def _tokenizer() -> Tokenizer:
+    """One token per ASCII character, then the special ones."""
+    spelled = {chr(byte if byte > ord(" ") else 0x100 + byte): byte for byte in range(127)}
+    tokenizer = Tokenizer(BPE(vocab={**spelled, **IDS}, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
