@@ -17,6 +17,7 @@ from quince.text import reasoning_parsers, tool_parsers
 from quince.text.chat import ChatPrompter
 from quince.text.embedding import TextEmbedder
 from quince.text.generation import SamplingDefaults, TextGenerator
+from quince.text.media import MediaLimits
 from quince.text.prompts import Prompts
 from quince.text.reranking import TextReranker, pair_format
 from quince.text.tokenizer import Tokenizer, read_json
@@ -122,6 +123,18 @@ def _make_service(
             return TextEmbedder(engine, text.tokenizer, Prompts.read(path), lower_case=lower_case)
         case Task.SCORE:
             return TextReranker(engine, text.tokenizer, pair_format(path, text.tokenizer))
+
+
+def media_limits(config: ServeConfig) -> MediaLimits:
+    return MediaLimits(
+        directories=tuple(map(Path, config.allowed_media_path)),
+        allow_private=config.allow_private_media,
+        max_bytes=config.max_media_bytes,
+        max_request_bytes=config.max_media_request_bytes,
+        max_items=config.max_media_items,
+        max_pixels=config.max_media_pixels,
+        timeout=config.media_timeout,
+    )
 
 
 def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:

@@ -98,6 +98,7 @@ class ChatPrompter:
         self._tokenizer = tokenizer
         self._reasoning = reasoning
         self._tools = tools
+        self._as_parts = chat_template.wants_parts(tokenizer)
 
     def prepare(self, messages: Sequence[Message], params: ChatParams, output_format: OutputFormat | None) -> Prompt:
         """Raises InvalidRequest for what this model cannot do. May take long for long prompts and large schemas."""
@@ -107,7 +108,9 @@ class ChatPrompter:
         if tools is not None:
             self._check_tools(tools, beside_format=output_format is not None)
         definitions = None if tools is None else tools.definitions
-        text = chat_template.render(self._tokenizer, messages, self._template_kwargs(params), definitions)
+        text = chat_template.render(
+            self._tokenizer, messages, self._template_kwargs(params), definitions, as_parts=self._as_parts
+        )
         tail = text[-PROMPT_TAIL:]
         opened = self._reasoning is not None and self._reasoning.opened(tail)
         closed = self._reasoning is not None and self._reasoning.closed(tail)

@@ -17,6 +17,7 @@ from quince.sampling import SamplingParams
 from quince.text.answer import Answer, AnswerRules
 from quince.text.chat import ChatParams, ChatPrompter, Message, Prompt
 from quince.text.events import Event, TextDelta
+from quince.text.media import MediaKind, MediaReference, check_kinds
 from quince.text.output_format import OutputFormat
 from quince.text.tokenizer import Tokenizer
 
@@ -76,13 +77,23 @@ class TextGenerator:
         self._prompter = prompter
         self._defaults = defaults
 
+    @property
+    def media_kinds(self) -> frozenset[MediaKind]:
+        """What this model takes besides text."""
+        return frozenset()
+
     async def chat(
-        self, request_id: str, messages: Sequence[Message], params: GenerationParams
+        self,
+        request_id: str,
+        messages: Sequence[Message],
+        params: GenerationParams,
+        media: Sequence[MediaReference] = (),
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Answer a conversation. Events come with the number of the answer that they belong to.
 
-        Closing the iterator aborts the request.
+        ``media`` is what the messages' placeholders stand for, in order. Closing the iterator aborts the request.
         """
+        check_kinds(media, self.media_kinds)
 
         def prepare() -> Prompt:
             return self._prompter.prepare(messages, params.chat, params.output_format)
