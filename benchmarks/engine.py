@@ -97,7 +97,10 @@ class Quince:
         self._step_output = StepOutput
         grammars = GrammarCompiler(path / "tokenizer.json", BYTES)
         self.core = make_core(
-            TextForward(self.model), BYTES, grammars, CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES)
+            TextForward(self.model),
+            BYTES,
+            grammars,
+            CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES),
         )
         self._finished = 0
 

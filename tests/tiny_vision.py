@@ -20,6 +20,13 @@ SPECIAL = ["<end>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|vi
 IDS = {text: 127 + number for number, text in enumerate(SPECIAL)}
 VOCAB_SIZE = 160
 
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}MARK{% endif %}"
+    "{% endfor %}{% endif %}<end>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
 _TEXT: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
@@ -124,6 +131,7 @@ def save(name: str, path: Path, *, seed: int = 0) -> Path:
     }
     for file, content in files.items():
         (path / file).write_text(json.dumps(content))
+    (path / "chat_template.jinja").write_text(TEMPLATE.replace("MARK", family.mark))
     return path
 
 

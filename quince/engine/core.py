@@ -57,7 +57,7 @@ def make_core(forward: Forward, vocab_size: int, grammars: GrammarCompiler, conf
         forward, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes, quantization=quantization
     )
     pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds)
-    memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config), max_width=chunk)
+    memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config, forward.reserved_bytes), max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
@@ -89,12 +89,12 @@ def _check_quantization(forward: Forward, vocab_size: int, quantization: KVQuant
     logger.info("keys and values in %d bits move the logits by %.2g %% of their size", quantization.bits, 100 * error)
 
 
-def _kv_bytes(costs: Costs, config: CoreConfig) -> int:
+def _kv_bytes(costs: Costs, config: CoreConfig, reserved: int) -> int:
     """What weights and forward passes leave for keys and values."""
     budget = memory_budget() if config.memory_bytes is None else config.memory_bytes
     mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
     free = budget - mx.get_active_memory()
-    room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4)
+    room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4) - reserved
     if room <= 0:
         raise ModelLoadError(
             f"the model takes {mx.get_active_memory() / 2**20:.0f} MiB, which leaves nothing of the engine's "

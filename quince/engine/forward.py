@@ -26,9 +26,11 @@ class Forward(Protocol):
 
     A request with media is known from ``add`` to ``release``. Between them ``encode`` does a bounded part of what can
     be done before its prompt is computed, and tells whether that was the last; it raises ValueError for media that the
-    model cannot take. ``encoded_media`` counts what was computed.
+    model cannot take. ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it.
     """
 
+    @property
+    def reserved_bytes(self) -> int: ...
     @property
     def encoded_media(self) -> int: ...
     def make_cache(self) -> list[Any]: ...
@@ -42,7 +44,7 @@ class Forward(Protocol):
 class TextForward:
     """A model that knows tokens only."""
 
-    encoded_media = 0
+    encoded_media = reserved_bytes = 0
 
     def __init__(self, model: Module) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""Starts, watches and ends one engine process from the API process.
+"""Starts, watches and ends one process of a model, its engine or its preprocessor, from the API process.
 
 Its stderr is logged line by line, and the last lines are kept: a dead child's last words reach the user.
 """
@@ -15,8 +15,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from quince.engine.messages import EngineConfig
-
 logger = logging.getLogger(__name__)
 
 LAST_WORDS_LINES = 20
@@ -27,15 +25,19 @@ ENGINE_COMMAND = (sys.executable, "-m", "quince.engine.process")
 
 
 class ChildProcess:
-    """One life of an engine process. ``command`` reads an EngineConfig from its stdin and ends when that closes."""
+    """One life of a process. ``command`` reads its configuration from its stdin, as a line of JSON, and ends when that
+    closes. ``name`` is for logs and errors."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
         self._process = process
+        self._name = name
         self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS_LINES)
-        self._reader = asyncio.create_task(self._read_stderr(), name=f"engine-{process.pid}-stderr")
+        self._reader = asyncio.create_task(self._read_stderr(), name=f"{name}-{process.pid}-stderr")
 
     @classmethod
-    async def start(cls, config: EngineConfig, command: Sequence[str] = ENGINE_COMMAND) -> ChildProcess:
+    async def start(
+        cls, config: msgspec.Struct, command: Sequence[str] = ENGINE_COMMAND, name: str = "engine"
+    ) -> ChildProcess:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -44,7 +46,7 @@ class ChildProcess:
             env={**ENGINE_ENVIRONMENT, **os.environ},
             start_new_session=True,  # a terminal's Ctrl-C is for the API process, which drains first
         )
-        child = cls(process)
+        child = cls(process, name)
         assert process.stdin is not None
         # A child that dies at once is seen by wait(), not here.
         with contextlib.suppress(ConnectionError):
@@ -63,7 +65,7 @@ class ChildProcess:
             await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         last = self._last_words[-1] if self._last_words else ""
-        return f"the engine process {how}" + (f": {last}" if last else "")
+        return f"the {self._name} process {how}" + (f": {last}" if last else "")
 
     async def stop(self) -> None:
         """Close its stdin, which ends it; kill it if that does not."""
@@ -88,7 +90,7 @@ class ChildProcess:
         assert self._process.stderr is not None
         async for line in _lines(self._process.stderr):
             self._last_words.append(line)
-            logger.info("engine %d: %s", self.pid, line)
+            logger.info("%s %d: %s", self._name, self.pid, line)
 
 
 async def _lines(stream: asyncio.StreamReader) -> collections.abc.AsyncIterator[str]:

@@ -24,6 +24,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
 from quince.engine.batch import PrefillChunk
 from quince.engine.batch_cache import BatchCache
+from quince.engine.device import memory_budget
 from quince.engine.forward import padded
 from quince.engine.messages import AddRequest, MediaArray, MediaInput
 from quince.errors import ModelLoadError
@@ -32,7 +33,15 @@ Array = npt.NDArray[Any]
 
 # What a model may return for an image besides what is handled here: it would have to reach other calls, too.
 UNHANDLED = ("per_layer_inputs", "cross_attention_states", "decoder_inputs_embeds", "pos_hw")
+FEATURE_SHARE = 16  # of an engine's memory, one part of so many may hold features
+MAX_FEATURE_BYTES = 512 * 2**20
 GRIDS = ("image_grid_thw", "video_grid_thw")
+
+
+def feature_bytes(memory_bytes: int | None) -> int:
+    """How much of an engine's memory (None: what the device has) features of images may take."""
+    budget = memory_budget() if memory_bytes is None else memory_bytes
+    return min(MAX_FEATURE_BYTES, budget // FEATURE_SHARE)
 
 
 class Features(NamedTuple):
@@ -105,6 +114,7 @@ class VisionForward:
         self._model = model
         self._language = model.language_model
         self._has_grid = callable(getattr(self._language, "get_rope_index", None))
+        self.reserved_bytes = feature_bytes
         self._features = FeatureCache(feature_bytes)
         self._media: dict[str, _Media] = {}
         self.encoded_media = 0
@@ -167,7 +177,8 @@ class VisionForward:
             return {"inputs_embeds": embeddings}
         mask = np.zeros((len(rows), len(rows[0])), dtype=bool)
         mask[row_index, columns] = True
-        layers = mx.concatenate([features.deepstack[:, tokens] for features, tokens in parts], axis=1)
+        deep = [features.deepstack[:, tokens] for features, tokens in parts if features.deepstack is not None]
+        layers = mx.concatenate(deep, axis=1)
         return {"inputs_embeds": embeddings, "visual_pos_masks": mx.array(mask), "deepstack_visual_embeds": layers}
 
     def _positions(self, chunk: PrefillChunk, width: int) -> Array:
@@ -209,8 +220,10 @@ class VisionForward:
             if found:
                 grids[name] = mx.array(np.concatenate(found))
         positions, deltas = self._language.get_rope_index(mx.array([media.prompt_token_ids]), **grids)
-        media.positions = np.broadcast_to(np.array(positions), (3, 1, len(media.prompt_token_ids)))[:, 0].astype(np.int32)
-        media.delta = int(mx.array(deltas).reshape(-1)[0].item())
+        media.positions = np.broadcast_to(np.array(positions), (3, 1, len(media.prompt_token_ids)))[:, 0].astype(
+            np.int32
+        )
+        media.delta = int(np.array(deltas).reshape(-1)[0])
 
     def _encode(self, image: _Image) -> Features:
         features = self._features.get(image.key)

@@ -20,16 +20,9 @@ def load_vision(path: Path, *, max_model_len: int | None, adapter: Path | None =
     config = read_config(path)
     if adapter is not None:
         raise ModelLoadError("--adapter is for models that read text only; this one reads images, too")
-    try:
-        from mlx_vlm.utils import get_model_type, load_model
-    except ImportError as error:
-        raise ModelLoadError(MISSING) from error
-    family = get_model_type(config)
-    if family not in FAMILIES:
-        raise ModelLoadError(
-            f"{path.name}: '{family}' is none of the vision architectures that Quince is known to answer rightly with: "
-            f"{', '.join(sorted(FAMILIES))}; --model-type llm serves its text side if mlx-lm knows it"
-        )
+    vision_family(path)
+    from mlx_vlm.utils import load_model
+
     set_wired_limit()
     try:
         model = load_model(path)
@@ -43,3 +36,18 @@ def load_vision(path: Path, *, max_model_len: int | None, adapter: Path | None =
         vocab_size=int(model.language_model(mx.array([[0]])).logits.shape[-1]),
         max_model_len=context_length(text_config) if max_model_len is None else max_model_len,
     )
+
+
+def vision_family(path: Path) -> str:
+    """The architecture by mlx-vlm's name. Raises ModelLoadError without mlx-vlm, and for one that is not known."""
+    try:
+        from mlx_vlm.utils import get_model_type
+    except ImportError as error:
+        raise ModelLoadError(MISSING) from error
+    family = str(get_model_type(read_config(path)))
+    if family not in FAMILIES:
+        raise ModelLoadError(
+            f"{path.name}: '{family}' is none of the vision architectures that Quince is known to answer rightly with: "
+            f"{', '.join(sorted(FAMILIES))}; --model-type llm serves its text side if mlx-lm knows it"
+        )
+    return family

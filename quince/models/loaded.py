@@ -9,7 +9,9 @@ from pathlib import Path
 from quince.config import ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
 from quince.engine.ipc import SocketDirectory
+from quince.engine.media_messages import PreprocessorConfig
 from quince.engine.messages import EngineConfig, Task
+from quince.engine.preprocess import MediaPreprocessor
 from quince.engine.supervisor import ENGINE_COMMAND
 from quince.models.model_type import ModelType
 from quince.models.store import StoredModel
@@ -17,14 +19,15 @@ from quince.text import reasoning_parsers, tool_parsers
 from quince.text.chat import ChatPrompter
 from quince.text.embedding import TextEmbedder
 from quince.text.generation import SamplingDefaults, TextGenerator
-from quince.text.media import MediaLimits
+from quince.text.media import MediaLimits, MediaLoader
 from quince.text.prompts import Prompts
 from quince.text.reranking import TextReranker, pair_format
 from quince.text.tokenizer import Tokenizer, read_json
+from quince.text.vision import MediaReader
 
 TASKS = {
     ModelType.LLM: Task.GENERATE,
-    ModelType.VLM: Task.GENERATE,  # its text side
+    ModelType.VLM: Task.GENERATE,
     ModelType.EMBEDDING: Task.EMBED,
     ModelType.RERANKER: Task.SCORE,
 }
@@ -88,6 +91,7 @@ def make_engine(
         kv_bits=config.kv_bits,
         kv_group_size=config.kv_group_size,
         task=TASKS[stored.type],
+        vision=stored.type is ModelType.VLM,
     )
     limits = EngineLimits(
         max_running_requests=config.max_running_requests,
@@ -95,7 +99,13 @@ def make_engine(
         queue_timeout=config.queue_timeout,
         engine_timeout=config.engine_timeout,
     )
-    return EngineClient(engine_config, limits, sockets, command)
+    preprocessor = None
+    if engine_config.vision:
+        reads = PreprocessorConfig(
+            address=f"{address}-media", model_path=str(stored.path), max_pixels=config.max_media_pixels
+        )
+        preprocessor = MediaPreprocessor(reads, sockets, timeout=config.engine_timeout)
+    return EngineClient(engine_config, limits, sockets, command, preprocessor)
 
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:
@@ -117,7 +127,10 @@ def _make_service(
     path = stored.path
     match TASKS[stored.type]:
         case Task.GENERATE:
-            return TextGenerator(engine, text.tokenizer, text.prompter, _sampling_defaults(path, config))
+            reader = None
+            if engine.preprocessor is not None:
+                reader = MediaReader(MediaLoader(media_limits(config)), engine.preprocessor)
+            return TextGenerator(engine, text.tokenizer, text.prompter, _sampling_defaults(path, config), reader)
         case Task.EMBED:
             lower_case = read_json(path / "sentence_bert_config.json").get("do_lower_case") is True
             return TextEmbedder(engine, text.tokenizer, Prompts.read(path), lower_case=lower_case)

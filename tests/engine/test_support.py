@@ -15,7 +15,9 @@ ODD = {
 
 @pytest.mark.parametrize("name", sorted(tiny_models.CONFIGS))
 def test_what_each_family_can_do_is_found_out(name: str) -> None:
-    assert probe(TextForward(tiny_models.build(name)), tiny_models.VOCAB_SIZE) == ODD.get(name, Support(batches=True, pads=True))
+    assert probe(TextForward(tiny_models.build(name)), tiny_models.VOCAB_SIZE) == ODD.get(
+        name, Support(batches=True, pads=True)
+    )
 
 
 def test_a_state_without_a_batched_form_runs_alone() -> None:
