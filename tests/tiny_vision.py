@@ -163,7 +163,9 @@ FAMILIES: dict[str, Family] = {
                 "deepstack_visual_indexes": [0, 1],
             },
         },
-        files={"preprocessor_config.json": {**_QWEN_PROCESSOR, "patch_size": 16, "processor_class": "Qwen3VLProcessor"}},
+        files={
+            "preprocessor_config.json": {**_QWEN_PROCESSOR, "patch_size": 16, "processor_class": "Qwen3VLProcessor"}
+        },
     ),
     "idefics3": Family("<image>", {**_IDEFICS, "model_type": "idefics3"}, _IDEFICS_FILES),
     "smolvlm": Family(

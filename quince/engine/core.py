@@ -131,7 +131,11 @@ class EngineCore:
 
     def add(self, message: AddRequest) -> None:
         token_ids = keyed_token_ids(message.prompt_token_ids, message.media)
-        request = Request(message.request_id, token_ids, message.sampling, message.boundaries)
+        # The next question about an image parts from this one behind it.
+        boundaries = sorted(
+            [*message.boundaries, *(start + count for one in message.media for start, count in one.runs[-1:])]
+        )
+        request = Request(message.request_id, token_ids, message.sampling, boundaries)
         if message.media and not self._take_media(message, request):
             return
         if request.sampling.grammar is not None:
@@ -148,7 +152,8 @@ class EngineCore:
                 raise ValueError(reason)
             self._forward.add(message)
         except (ValueError, OSError) as error:
-            self.scheduler.refuse(request, f"the images cannot be used: {error}")
+            logger.error("%s: its images cannot be used: %s", request.request_id, error)
+            self.scheduler.refuse(request, "its images cannot be used")
             return False
         start, length = message.media[-1].runs[-1]
         self._media_ends[request.request_id] = start + length

@@ -62,7 +62,11 @@ class Processor:
         except Exception as error:  # whatever a model's files make transformers raise
             raise ModelLoadError(f"{path.name}: its image processor cannot be loaded: {error}") from error
         self._tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
+        self._directly = False
         self.marks = self._find_marks()
+        if MediaType.IMAGE not in self.marks:
+            self._directly = True
+            self.marks = self._find_marks()
         if MediaType.IMAGE not in self.marks:
             raise ModelLoadError(f"{path.name}: its processor does not place images as Quince knows it")
 
@@ -75,10 +79,10 @@ class Processor:
     def _mark(self, kind: MediaType) -> Mark | None:
         """The text that the processor replaces, if replacing it piece by piece gives what it gives."""
         token_id = self._token_id(kind)
-        own = (getattr(self._processor, name, None) for name in ("boi_token", f"{kind.value}_token"))
-        candidates = [text for text in own if isinstance(text, str)] if kind is MediaType.IMAGE else []
-        candidates += [text for text in (getattr(self._processor, f"{kind.value}_token", None),) if text]
-        for text in dict.fromkeys([*candidates, *MARKS[kind]]):
+        own = [getattr(self._processor, name, None) for name in ("boi_token", f"{kind.value}_token")]
+        if kind is MediaType.VIDEO:  # Qwen3-VL replaces the tokens around it, too
+            own = [*MARKS[kind], own[1]]
+        for text in dict.fromkeys([*(text for text in own if isinstance(text, str)), *MARKS[kind]]):
             with contextlib.suppress(Exception):  # a processor that wants another mark, or has no videos
                 if token_id is not None and self._replaces(kind, text, token_id):
                     return Mark(text, token_id)
@@ -99,12 +103,19 @@ class Processor:
         return self._tokenize(f"one\n{texts[0]}\ntwo") == _ids(whole["input_ids"])
 
     def _run(self, kind: MediaType, text: str, media: Any, **arguments: Any) -> dict[str, Any]:
-        """A prompt with one image or video in it. The arrays of mlx-vlm's processor, and the prompt's tokens."""
+        """A prompt with one image or video in it. The arrays of mlx-vlm's processor, and the prompt's tokens.
+
+        LLaVA's processor refuses what mlx-vlm's ``prepare_inputs`` tells all processors (0.7.10, transformers 5).
+        """
         from mlx_vlm import utils
 
+        inputs = {f"{kind.value}s": [media], **arguments}
+        if self._directly:
+            found = dict(self._processor(text=[text], **inputs))
+            added = self._tokenizer.encode("", add_special_tokens=True)
+            return {**found, "input_ids": _ids(found["input_ids"])[len(added) :]}
         prepare: Any = utils.prepare_inputs
-        found: dict[str, Any] = prepare(self._processor, prompts=[text], **{f"{kind.value}s": [media]}, **arguments)
-        return found
+        return dict(prepare(self._processor, prompts=[text], **inputs))
 
     def _text(self, input_ids: Any) -> str:
         text = self._tokenizer.decode(_ids(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

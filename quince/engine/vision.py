@@ -242,6 +242,8 @@ class VisionForward:
         for name in UNHANDLED:
             if getattr(found, name, None) is not None:
                 raise ValueError(f"it returns {name}, which Quince does not know")
+        if found.inputs_embeds.shape[1] != len(image.span):
+            raise ValueError("it changes the length of the prompt, which Quince does not know")
         self.encoded_media += 1
         at = mx.array(image.positions - image.positions[0])
         deepstack = found.deepstack_visual_embeds

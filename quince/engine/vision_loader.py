@@ -12,7 +12,14 @@ from quince.errors import ModelLoadError
 MISSING = "this model reads images, which needs mlx-vlm: pip install 'quince[vision]'"
 
 # Families whose batched answers were compared with their answers alone and with mlx-vlm's own (docs/vision.md).
-FAMILIES = frozenset({"qwen2_vl"})
+FAMILIES = frozenset(
+    {
+        *("gemma3", "idefics3", "internvl_chat", "lfm2_vl", "llava", "mistral3", "pixtral", "qwen2_5_vl", "qwen2_vl"),
+        *("qwen3_vl", "smolvlm"),
+    }
+)
+# Their attention is scaled by the position of the first row alone (mlx-vlm 0.7.10).
+UNEVEN_TEXT_MODELS = frozenset({"ministral3", "mistral4"})
 
 
 def load_vision(path: Path, *, max_model_len: int | None, adapter: Path | None = None) -> LoadedModel:
@@ -44,7 +51,11 @@ def vision_family(path: Path) -> str:
         from mlx_vlm.utils import get_model_type
     except ImportError as error:
         raise ModelLoadError(MISSING) from error
-    family = str(get_model_type(read_config(path)))
+    config = read_config(path)
+    family = str(get_model_type(config))
+    text_model = config.get("text_config", {}).get("model_type")
+    if text_model in UNEVEN_TEXT_MODELS:
+        raise ModelLoadError(f"{path.name}: mlx-vlm's '{text_model}' gives wrong answers to several requests at once")
     if family not in FAMILIES:
         raise ModelLoadError(
             f"{path.name}: '{family}' is none of the vision architectures that Quince is known to answer rightly with: "
