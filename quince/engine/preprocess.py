@@ -272,6 +272,7 @@ class MediaPreprocessor:
             self._fail_jobs()
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
+            await self._set(None, None)  # from now on, requests wait for it
 
     async def _live(self) -> EngineUnavailable:
         """One life of the process, from its start to its end; returns why it ended. Every life has a directory of its
