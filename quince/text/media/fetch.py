@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpcore2
 
 from quince import __version__
-from quince.text.media.addresses import CheckedBackend, Resolve, plain_host, resolve
+from quince.text.media.addresses import plain_host
 from quince.text.media.references import Budget, Refusal
 
 MAX_REDIRECTS = 5
@@ -38,10 +38,11 @@ class _Target:
 
 
 class Fetcher:
-    """``timeout`` is in seconds and ends a download however busy its server keeps it."""
+    """``backend`` decides what may be connected to. ``timeout`` is in seconds and ends a download however busy its
+    server keeps it."""
 
-    def __init__(self, *, allow_private: bool, timeout: float, lookup: Resolve = resolve) -> None:
-        self._backend = CheckedBackend(allow_private=allow_private, lookup=lookup)
+    def __init__(self, backend: httpcore2.AsyncNetworkBackend, timeout: float) -> None:
+        self._backend = backend
         self._timeout = timeout
         self._tls: ssl.SSLContext | None = None
 
