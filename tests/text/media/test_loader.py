@@ -9,7 +9,8 @@ import pytest
 
 from quince.errors import InvalidRequest
 from quince.text.media import MediaItem, MediaLimits, MediaLoader, MediaReference, check_kinds
-from tests.text.media.pictures import VIDEOS, data_url, huge, picture
+from tests.text.media.bad_media import BAD_MEDIA
+from tests.text.media.pictures import VIDEOS, data_url, picture
 from tests.text.media.web_server import PUBLIC, Names, public_backend, web_server
 
 LIMITS: dict[str, Any] = {
@@ -92,31 +93,7 @@ async def test_large_files_are_worked_on_beside_the_loop() -> None:
     assert ticks > 3
 
 
-@pytest.mark.parametrize(
-    ("url", "named"),
-    [
-        ("", "no data:"),
-        ("a.png", "no data:"),
-        ("ftp://example.com/a.png", "no data:"),
-        ("javascript:alert(1)", "no data:"),
-        ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,!", "base64"),
-        (data_url(picture("JPEG", (64, 64))[:400]), "truncated"),
-        (data_url(huge("PNG")), "50000 x 50000"),
-        (data_url(b"<svg/>", "image/png"), "SVG"),
-        (data_url(b"<html>"), "HTML"),
-        (data_url(b"%PDF-1.7"), "PDF"),
-        (data_url(bytes(10**6 + 1)), "larger"),
-        ("file:///etc/passwd", "reads no files"),
-        ("/etc/passwd", "reads no files"),
-        ("file:///etc/../etc/passwd", "'..'"),
-        ("http://169.254.169.254/latest/meta-data", "no public address"),
-        ("http://127.0.0.1/", "no public address"),
-        ("http://localhost/", "no public address"),
-        ("https://[::1]/", "no public address"),
-        ("http://user:password@example.com/", "user name"),
-    ],
-)
+@pytest.mark.parametrize(("url", "named"), BAD_MEDIA)
 async def test_bad_media(url: str, named: str) -> None:
     """The second of two, so that it is the one that the error names."""
     error = await refusal(loader(allow_private=False), data_url(picture()), url)
@@ -124,6 +101,10 @@ async def test_bad_media(url: str, named: str) -> None:
     assert error.param == "messages.0.content.1.image_url"
     assert (error.status, error.type) == (400, "invalid_request_error")
     assert "password@" not in error.message
+
+
+async def test_too_large_an_item() -> None:
+    assert "larger than 1000000 bytes" in (await refusal(loader(), data_url(bytes(10**6 + 1)))).message
 
 
 async def test_too_many_items() -> None:
