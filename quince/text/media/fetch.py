@@ -76,7 +76,7 @@ class Fetcher:
         ):
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
-                return urljoin(url, headers[b"location"].decode("latin-1"))
+                return _moved(url, headers[b"location"].decode("latin-1"))
             if response.status != 200:
                 raise Refusal(f"its server answered {response.status}")
             if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
@@ -104,6 +104,13 @@ async def _body(response: httpcore2.Response, announced: int, max_bytes: int, bu
     if size > max_bytes:
         raise Refusal(f"it is larger than {max_bytes} bytes")
     return b"".join(blocks)
+
+
+def _moved(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise Refusal("it is redirected to what is no valid web address") from None
 
 
 def _parse(url: str) -> _Target:

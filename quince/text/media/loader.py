@@ -65,8 +65,9 @@ class MediaLoader:
                 f"{len(references)}",
                 param=first,
             )
-        # The first that refers to a file is told what is wrong with it.
-        firsts = {_key(reference): reference for reference in reversed(references)}
+        firsts: dict[tuple[MediaKind, str], MediaReference] = {}
+        for reference in references:
+            firsts.setdefault(_key(reference), reference)
         budget = Budget(self._limits.max_request_bytes)
         try:
             async with asyncio.TaskGroup() as group:

@@ -11,6 +11,7 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF")
 VIDEOS = {
     "MP4": b"\0\0\0\x18ftypisom\0\0\0\0isomiso2",
+    "MP4 in a box of 256 bytes": b"\0\0\1\0ftypisom" + bytes(244),
     "MOV": b"\0\0\0\x14ftypqt  \0\0\0\0qt  ",
     "old MOV": b"\0\0\0\x08wide\0\0\0\0mdat",
     "WebM": b"\x1a\x45\xdf\xa3\x01\0\0\0\0\0\0\x1fB\x86\x81\x01webm",

@@ -76,6 +76,8 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
         ("to-file", "not http"),
         ("to-data", "not http"),
         ("to-user", "user name"),
+        ("to-broken", "no valid web address"),
+        ("to-port", "not a valid web address"),
         ("to-control", "host"),
     ],
 )
@@ -84,6 +86,8 @@ async def test_bad_answers(path: str, named: str) -> None:
         "loop": "/loop",
         "to-file": "file:///etc/passwd",
         "to-data": "data:image/png;base64,AAAA",
+        "to-broken": "http://[::1/",
+        "to-port": "http://127.0.0.1:port/",
         "to-user": "http://user:password@127.0.0.1/",
         "to-control": "http://a\\b/",
     }

@@ -80,7 +80,17 @@ def test_the_file_system_is_not_asked_about_what_is_outside(allowed: Path, monke
 
 @pytest.mark.parametrize(
     "url",
-    ["file:a.png", "file:", "file://other/a.png", "file:///a%00b", "/a\0b", "/a/../b", "file:///a/%2e%2e/b", "a.png"],
+    [
+        "file:a.png",
+        "file:",
+        "file://other/a.png",
+        "file://[::1/a",
+        "file:///a%00b",
+        "/a\0b",
+        "/a/../b",
+        "file:///a/%2e%2e/b",
+        "a.png",
+    ],
 )
 def test_odd_paths_are_refused(url: str) -> None:
     with pytest.raises(Refusal):

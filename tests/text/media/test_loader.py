@@ -107,6 +107,11 @@ async def test_too_large_an_item() -> None:
     assert "larger than 1000000 bytes" in (await refusal(loader(), data_url(bytes(10**6 + 1)))).message
 
 
+async def test_of_several_faults_the_first_is_named() -> None:
+    error = await refusal(loader(), data_url(picture()), "data:,", "data:,a", "data:,")
+    assert error.param == "messages.0.content.1.image_url"
+
+
 async def test_too_many_items() -> None:
     error = await refusal(loader(), *["http://never.test/"] * 100)
     assert error.param == "messages.0.content.8.image_url"
