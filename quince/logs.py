@@ -10,5 +10,5 @@ def setup(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
-    for noisy in ("asyncio", "httpx", "transformers", "uvicorn.error"):
+    for noisy in ("asyncio", "httpcore2", "httpx", "transformers", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -49,7 +49,10 @@ def render(
     *,
     as_parts: bool = False,
 ) -> str:
-    """``as_parts``: as ``wants_parts`` says. Raises InvalidRequest if the model has no template or its template refuses the conversation."""
+    """``as_parts`` is what ``wants_parts`` says.
+
+    Raises InvalidRequest if the model has no template or its template refuses the conversation.
+    """
     if not tokenizer.chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
     conversation = normalise(messages)
@@ -69,8 +72,8 @@ def normalise(messages: Sequence[Message]) -> list[Message]:
     """One spelling for what clients spell in several ways: templates expect it.
 
     ``content`` becomes a string (text parts joined, null empty) unless there are images or videos in it, ``developer``
-    becomes ``system``, the arguments of tool calls become objects. Calls without an id get one, and so do their results, which come in the order of the
-    calls; results are told the name of the function.
+    becomes ``system``, the arguments of tool calls become objects. Calls without an id get one, so do their results,
+    which come in the order of the calls; results are told the name of the function.
     """
     regular: list[Message] = []
     unanswered: dict[str, str] = {}  # names of the functions that were called, by the id of the call

@@ -57,7 +57,7 @@ def plain_host(host: str) -> str:
     name = ""
     with contextlib.suppress(ValueError):  # UnicodeError is of this kind
         name = host.encode("idna").decode("ascii").lower().removesuffix(".")
-        if ":" in name:
+        if ":" in name and "%" not in name:
             return IPv6Address(name).compressed
     if _NUMERIC_HOST.fullmatch(name):
         try:

@@ -38,6 +38,8 @@ def _base64(text: str) -> bytes:
     try:
         if "%" in text:
             text = _percent(text).decode("ascii")
+        if len(text) % 4 or text.endswith("==="):  # Python does not mind more padding than there should be
+            raise ValueError("wrong padding")
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:  # binascii.Error and UnicodeError are of this kind
         raise Refusal(f"its base64 is not valid: {error}") from None

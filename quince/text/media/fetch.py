@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpcore2
 
 from quince import __version__
-from quince.text.media.addresses import CheckedBackend, Resolve, plain_host, resolve
+from quince.text.media.addresses import plain_host
 from quince.text.media.references import Budget, Refusal
 
 MAX_REDIRECTS = 5
@@ -38,10 +38,11 @@ class _Target:
 
 
 class Fetcher:
-    """``timeout`` is in seconds and ends a download however busy its server keeps it."""
+    """``backend`` decides what may be connected to. ``timeout`` is in seconds and ends a download however busy its
+    server keeps it."""
 
-    def __init__(self, *, allow_private: bool, timeout: float, lookup: Resolve = resolve) -> None:
-        self._backend = CheckedBackend(allow_private=allow_private, lookup=lookup)
+    def __init__(self, backend: httpcore2.AsyncNetworkBackend, timeout: float) -> None:
+        self._backend = backend
         self._timeout = timeout
         self._tls: ssl.SSLContext | None = None
 
@@ -75,7 +76,7 @@ class Fetcher:
         ):
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
-                return urljoin(url, headers[b"location"].decode("latin-1"))
+                return _moved(url, headers[b"location"].decode("latin-1"))
             if response.status != 200:
                 raise Refusal(f"its server answered {response.status}")
             if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
@@ -103,6 +104,13 @@ async def _body(response: httpcore2.Response, announced: int, max_bytes: int, bu
     if size > max_bytes:
         raise Refusal(f"it is larger than {max_bytes} bytes")
     return b"".join(blocks)
+
+
+def _moved(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise Refusal("it is redirected to what is no valid web address") from None
 
 
 def _parse(url: str) -> _Target:

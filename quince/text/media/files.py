@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from quince.text.media.references import Refusal
 
@@ -19,10 +19,10 @@ def path_of(url: str) -> str:
     if url.startswith("/"):
         path = url
     else:
-        parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost"):
+        host, slash, rest = url[len("file:") :].removeprefix("//").partition("/")
+        if host not in ("", "localhost"):
             raise Refusal("a file URL begins with 'file:///': files of other machines cannot be read")
-        path = unquote(parts.path, errors="surrogateescape")
+        path = slash + unquote(rest, errors="surrogateescape")
     if not path.startswith("/") or "\0" in path or ".." in PurePosixPath(path).parts:
         raise Refusal("a file is named by an absolute path without '..'")
     return path

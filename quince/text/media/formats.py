@@ -15,17 +15,20 @@ _IMAGES: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], image_heade
     ("BMP", lambda data: data.startswith(b"BM") and data[6:10] == bytes(4), image_headers.bmp),
     ("TIFF", lambda data: data.startswith((b"II*\0", b"MM\0*")), image_headers.tiff),
 )
+# What may be in MP4's kind of box without being a video.
+_STILLS = (b"hei", b"hev", b"mif", b"msf", b"avi")
+_SOUNDS = (b"M4A", b"M4B")
 _VIDEOS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
-    ("MP4", lambda data: data[4:8] == b"ftyp" and data[8:12] != b"qt  "),
-    ("MOV", lambda data: data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
+    ("MP4", lambda data: data[4:8] == b"ftyp" and not data[8:12].startswith((b"qt  ", *_STILLS, *_SOUNDS))),
+    ("MOV", lambda data: data[4:12] == b"ftypqt  " or data[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip")),
     ("WebM or Matroska", lambda data: data.startswith(b"\x1a\x45\xdf\xa3")),
     ("AVI", lambda data: data.startswith(b"RIFF") and data[8:12] == b"AVI "),
 )
-# Known well enough to be refused by name. Before the videos: some of these are in the same kind of box.
+# Known well enough to be refused by name.
 _OTHERS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
-    ("an HEIC file", lambda data: data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"msf")),
-    ("an AVIF file", lambda data: data[4:8] == b"ftyp" and data[8:11] == b"avi"),
-    ("audio", lambda data: data[4:8] == b"ftyp" and data[8:11] in (b"M4A", b"M4B")),
+    ("an AVIF file", lambda data: data[4:11] == b"ftypavi"),
+    ("an HEIC file", lambda data: data[4:8] == b"ftyp" and data[8:11] in _STILLS),
+    ("audio", lambda data: data[4:8] == b"ftyp" and data[8:11] in _SOUNDS),
     ("audio", lambda data: data.startswith((b"ID3", b"OggS", b"fLaC", b"\xff\xfb")) or data[8:12] == b"WAVE"),
     ("a JPEG XL file", lambda data: data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL "))),
     ("a JPEG 2000 file", lambda data: data.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "))),
@@ -49,14 +52,14 @@ def check(kind: MediaKind, data: bytes, max_pixels: int) -> None:
         raise Refusal("it is empty")
     if kind == "image" or data.startswith(b"GIF8"):
         _check_image(kind, data, max_pixels)
-    elif (other := _other(data)) or not any(fits(data) for _, fits in _VIDEOS):
-        raise Refusal(f"it is {other or _image(data) or 'of an unknown format'}: {_accepted(kind)}")
+    elif _video(data) is None:
+        raise Refusal(f"it is {_image(data) or _other(data) or 'of an unknown format'}: {_accepted(kind)}")
 
 
 def _check_image(kind: MediaKind, data: bytes, max_pixels: int) -> None:
     size = next((read for _, fits, read in _IMAGES if fits(data)), None)
     if size is None:
-        raise Refusal(f"it is {_other(data) or _video(data) or 'of an unknown format'}: {_accepted(kind)}")
+        raise Refusal(f"it is {_video(data) or _other(data) or 'of an unknown format'}: {_accepted(kind)}")
     width, height = size(data)
     if width < 1 or height < 1:
         raise Refusal("the image file is broken: it has no pixels")

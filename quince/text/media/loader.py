@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpcore2
+
 from quince.errors import InvalidRequest
 from quince.text.media import data_urls, files, formats
-from quince.text.media.addresses import Resolve, resolve
+from quince.text.media.addresses import CheckedBackend
 from quince.text.media.fetch import Fetcher
 from quince.text.media.references import Budget, MediaItem, MediaKind, MediaReference, Refusal
 
@@ -42,12 +44,12 @@ class _Loaded:
 class MediaLoader:
     """Fetches and checks what conversations refer to. Holds nothing between two calls; for the event loop.
 
-    ``lookup`` finds the addresses of hosts.
+    ``backend`` connects to web servers and decides to which, by default as ``limits`` says.
     """
 
-    def __init__(self, limits: MediaLimits, lookup: Resolve = resolve) -> None:
+    def __init__(self, limits: MediaLimits, backend: httpcore2.AsyncNetworkBackend | None = None) -> None:
         self._limits = limits
-        self._fetcher = Fetcher(allow_private=limits.allow_private, timeout=limits.timeout, lookup=lookup)
+        self._fetcher = Fetcher(backend or CheckedBackend(allow_private=limits.allow_private), limits.timeout)
         self._downloads = asyncio.Semaphore(MAX_DOWNLOADS)
 
     async def load(self, references: Sequence[MediaReference]) -> list[MediaItem]:
@@ -63,8 +65,9 @@ class MediaLoader:
                 f"{len(references)}",
                 param=first,
             )
-        # The first that refers to a file is told what is wrong with it.
-        firsts = {_key(reference): reference for reference in reversed(references)}
+        firsts: dict[tuple[MediaKind, str], MediaReference] = {}
+        for reference in references:
+            firsts.setdefault(_key(reference), reference)
         budget = Budget(self._limits.max_request_bytes)
         try:
             async with asyncio.TaskGroup() as group:
