@@ -107,15 +107,14 @@ class Processor:
 
         LLaVA's processor refuses what mlx-vlm's ``prepare_inputs`` tells all processors (0.7.10, transformers 5).
         """
-        from mlx_vlm import utils
+        from mlx_vlm.utils import prepare_inputs
 
         inputs = {f"{kind.value}s": [media], **arguments}
         if self._directly:
             found = dict(self._processor(text=[text], **inputs))
             added = self._tokenizer.encode("", add_special_tokens=True)
             return {**found, "input_ids": _ids(found["input_ids"])[len(added) :]}
-        prepare: Any = utils.prepare_inputs
-        return dict(prepare(self._processor, prompts=[text], **inputs))
+        return dict(prepare_inputs(self._processor, prompts=[text], **inputs))
 
     def _text(self, input_ids: Any) -> str:
         text = self._tokenizer.decode(_ids(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
