@@ -93,7 +93,7 @@ async def test_two_that_want_the_same_share_the_work() -> None:
 
 async def test_a_bad_file_is_told_by_its_name() -> None:
     async with running() as (client, files):
-        with pytest.raises(InvalidRequest, match="messages.7: it cannot be read: it is bad") as caught:
+        with pytest.raises(InvalidRequest, match=r"messages\.7: it cannot be read: it is bad") as caught:
             await prepared(client, file(b"good"), file(b"bad", param="messages.7"))
         assert caught.value.param == "messages.7"
         await until(lambda: not files())
