@@ -15,6 +15,7 @@ from PIL import Image
 
 from quince.engine import core
 from quince.engine.core import CoreConfig, EngineCore
+from quince.engine.kv_layout import KVQuantization
 from quince.engine.media_messages import MediaType, Prepare
 from quince.engine.messages import AddRequest
 from quince.engine.preprocess import PreparedMedia
@@ -42,6 +43,19 @@ def png(number: int) -> bytes:
     buffer = BytesIO()
     picture(number).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def mp4(directory: Path) -> Path:
+    """Two seconds of noise."""
+    import cv2
+
+    path = directory / "noise.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 8, (96, 64))
+    random_frames = np.random.default_rng(5)
+    for _ in range(16):
+        writer.write(random_frames.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    writer.release()
+    return path
 
 
 class VisionFamily:
@@ -74,15 +88,22 @@ class VisionFamily:
     def request(self, name: str, text: str, pictures: list[int], **sampling: Any) -> AddRequest:
         """``text`` has a ``#`` for each picture."""
         media = [self.prepare(number) for number in pictures]
-        token_ids = self.tokenizer.encode(place(text.replace("#", self.mark), media), add_special_tokens=False)
+        return self.request_with(name, text.replace("#", self.mark), media, **sampling)
+
+    def request_with(self, name: str, text: str, media: list[PreparedMedia], **sampling: Any) -> AddRequest:
+        token_ids = self.tokenizer.encode(place(text, media), add_special_tokens=False)
         return AddRequest(
             name, token_ids, SamplingParams(**{"max_tokens": 12, **sampling}), [], locate(token_ids, media)
         )
 
-    def core(self, *, chunk: int = 64, cache_bytes: int = 0) -> tuple[EngineCore, VisionForward]:
+    def core(
+        self, *, chunk: int = 64, cache_bytes: int = 0, quantization: KVQuantization | None = None
+    ) -> tuple[EngineCore, VisionForward]:
         forward = VisionForward(self.model, feature_bytes=2**22)
         grammars = GrammarCompiler(self.path / "tokenizer.json", tiny_vision.VOCAB_SIZE)
-        config = CoreConfig(16, chunk, prefix_cache_bytes=cache_bytes, snapshot_interval=64)
+        config = CoreConfig(
+            16, chunk, prefix_cache_bytes=cache_bytes, snapshot_interval=64, kv_quantization=quantization
+        )
         return core.make_core(forward, tiny_vision.VOCAB_SIZE, grammars, config), forward
 
     @cached_property
@@ -110,19 +131,24 @@ class VisionFamily:
 
     def theirs(self, text: str, pictures: list[int], tokens: int) -> tuple[list[int], list[int]]:
         """The prompt's and the answer's tokens, by mlx-vlm's own processor and generation."""
-        from mlx_vlm.generate.ar import generate_step
-        from mlx_vlm.utils import prepare_inputs
-
         processor = self.processor._processor
         images = [picture(number) for number in pictures]
         prompt = text.replace("#", self.mark)
         if self.name == "llava":  # whose processor does not take what prepare_inputs tells it
             inputs = dict(processor(images=images, text=[prompt]))
         else:
+            from mlx_vlm.utils import prepare_inputs
+
             inputs = dict(prepare_inputs(processor, images=images, prompts=[prompt]))
+        return self.generate(inputs, tokens)
+
+    def generate(self, inputs: dict[str, Any], tokens: int) -> tuple[list[int], list[int]]:
+        """The prompt's and the answer's tokens, by mlx-vlm's own generation."""
+        from mlx_vlm.generate.ar import generate_step
+
         token_ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         inputs.pop("token_type_ids", None)
-        pixels = inputs.pop("pixel_values")
+        pixels = inputs.pop("pixel_values", None)
         steps = generate_step(token_ids, self.model, pixels, mask, max_tokens=tokens, temperature=0.0, **inputs)
         answer = [int(token.item()) if isinstance(token, mx.array) else int(token) for token, _ in steps]
         return token_ids.tolist()[0], answer

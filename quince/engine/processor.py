@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -38,7 +39,7 @@ MARKS = {
 
 
 class Processor:
-    """``prepare`` may be called by several threads."""
+    """``prepare`` may be called by several threads: they decode at once, and take turns at the model's processor."""
 
     def __init__(self, path: Path, directory: Path, *, max_pixels: int) -> None:
         """``directory`` is where arrays are written. Raises ModelLoadError."""
@@ -50,6 +51,7 @@ class Processor:
             raise ModelLoadError(MISSING) from error
         mx.set_default_device(mx.cpu)
         self._directory = directory
+        self._lock = threading.Lock()  # neither tokenizers nor MLX like several threads
         self._max_pixels = max_pixels
         try:
             config = load_config(path)
@@ -110,11 +112,12 @@ class Processor:
         from mlx_vlm.utils import prepare_inputs
 
         inputs = {f"{kind.value}s": [media], **arguments}
-        if self._directly:
+        with self._lock:
+            if not self._directly:
+                return dict(prepare_inputs(self._processor, prompts=[text], **inputs))
             found = dict(self._processor(text=[text], **inputs))
             added = self._tokenizer.encode("", add_special_tokens=True)
             return {**found, "input_ids": _ids(found["input_ids"])[len(added) :]}
-        return dict(prepare_inputs(self._processor, prompts=[text], **inputs))
 
     def _text(self, input_ids: Any) -> str:
         text = self._tokenizer.decode(_ids(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -132,7 +135,8 @@ class Processor:
             raise ValueError(f"this model takes no {job.kind.value}s")
         with self._decoded(job) as (media, arguments):
             found = self._run(job.kind, mark.text, media, **arguments)
-        text = self._text(found["input_ids"])
+        with self._lock:
+            text = self._text(found["input_ids"])
         arrays = {
             name: _as_array(value) for name, value in found.items() if value is not None and name not in TEXT_INPUTS
         }
@@ -161,9 +165,13 @@ class Processor:
 
     def _image(self, job: Prepare) -> Any:
         """Upright, in RGB."""
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
-        with Image.open(BytesIO(job.data)) as image:
+        try:
+            opened = Image.open(BytesIO(job.data))
+        except UnidentifiedImageError:  # which shows an address in memory
+            raise ValueError("it is no image of a known format") from None
+        with opened as image:
             if image.width * image.height > self._max_pixels:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, more than {self._max_pixels}")
             image.load()
@@ -177,13 +185,13 @@ class Processor:
 
         video = cv2.VideoCapture(path)
         try:
+            if not video.isOpened():
+                raise ValueError("the video cannot be decoded")
             pixels = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)) * int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
         finally:
             video.release()
-        if pixels < 1:
-            raise ValueError("the video cannot be decoded")
-        if pixels > self._max_pixels:
-            raise ValueError(f"its frames have more than {self._max_pixels} pixels")
+        if not 0 < pixels <= self._max_pixels:
+            raise ValueError(f"its frames have no pixels, or more than {self._max_pixels}")
         return max(4, VIDEO_PIXELS * self._max_pixels // pixels)
 
     def _write(self, job: int, name: str, value: Array) -> MediaArray:

@@ -179,8 +179,8 @@ async def test_the_real_one(model_path: str) -> None:
             assert len(files()) == 2, "a grid of three numbers needs no file"
         for data, reason in (
             (whole[: len(whole) // 2], "truncated"),
-            (b"no image at all", "cannot identify"),
-            (b"", "cannot identify"),
+            (b"no image at all", "no image of a known format"),
+            (b"", "no image of a known format"),
         ):
             with pytest.raises(InvalidRequest, match=reason):
                 await prepared(client, file(data))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -11,17 +13,21 @@ import msgspec
 import numpy as np
 import pytest
 
+from quince.engine.kv_layout import KVQuantization
+from quince.engine.media_messages import MediaType, Prepare
 from quince.engine.messages import FinishReason, MediaArray
+from quince.engine.preprocess import PreparedMedia
 from quince.engine.vision import FeatureCache, Features
 from quince.engine.vision_loader import load_vision
 from quince.errors import ModelLoadError
 from tests import tiny_vision
 from tests.engine.driver import run
-from tests.vision_prompts import VisionFamily
+from tests.vision_prompts import VisionFamily, mp4
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of its own configurations
 
 REFUSED = {"llava_next"}
+VIDEO = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
 CACHE = 2**24
 
 
@@ -129,6 +135,57 @@ def test_what_is_aborted_while_it_waits_for_the_tower_is_forgotten(family: Visio
     assert answers["r0"].token_ids == family.alone(requests[0]).token_ids
     assert not forward._media
     assert forward.encoded_media < 3
+
+
+def test_a_video_beside_pictures(family: VisionFamily, tmp_path: Path) -> None:
+    """Alone as mlx-vlm answers, in a batch and in chunks as alone."""
+    from mlx_vlm.utils import prepare_inputs
+
+    mark = family.processor.marks.get(MediaType.VIDEO)
+    if mark is None:
+        assert family.name not in VIDEO
+        return
+    path = mp4(tmp_path)
+    found = family.processor.prepare(Prepare(99, MediaType.VIDEO, False, path.read_bytes()))
+    video = PreparedMedia("video", mark, found.text, found.tokens, found.arrays)
+    only = family.request_with("only", f"see {mark.text} what", [video])
+    both = family.request_with("both", f"{family.mark} and {mark.text} or", [family.prepare(1), video])
+    inputs = dict(prepare_inputs(family.processor._processor, videos=[str(path)], prompts=[f"see {mark.text} what"]))
+    assert (only.prompt_token_ids, family.alone(only).token_ids) == family.generate(inputs, 12)
+    answers = run(family.core(chunk=24)[0], [only, both, family.request("picture", "a # b", [1])])
+    for request in (only, both):
+        assert answers[request.request_id].token_ids == family.alone(request).token_ids
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        family.processor.prepare(Prepare(98, MediaType.VIDEO, False, path.read_bytes()[:100]))
+
+
+def test_quantised_keys_and_values_or_a_reason(family: VisionFamily) -> None:
+    try:
+        engine, _ = family.core(quantization=KVQuantization(8, 32))
+    except ModelLoadError as error:
+        assert "cannot keep keys and values in 8 bits" in error.message
+        return
+    requests = family.random_requests(3, 6)
+    together = run(engine, requests)
+    for request in requests:
+        alone, _ = family.core(quantization=KVQuantization(8, 32))
+        assert run(alone, [request])[request.request_id].token_ids == together[request.request_id].token_ids
+
+
+def test_without_mlx_vlm_the_sentence_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_vision.save("qwen2_vl", tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "mlx_vlm.utils", None)
+    with pytest.raises(ModelLoadError, match=r"needs mlx-vlm: pip install 'quince\[vision\]'"):
+        load_vision(path, max_model_len=None)
+
+
+def test_a_text_model_whose_rows_are_not_even_is_refused(tmp_path: Path) -> None:
+    path = tiny_vision.save("mistral3", tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    config["text_config"]["model_type"] = "ministral3"
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="'ministral3' gives wrong answers to several requests at once"):
+        load_vision(path, max_model_len=None)
 
 
 def test_an_architecture_that_is_not_known_is_refused(tmp_path: Path) -> None:
