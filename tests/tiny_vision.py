@@ -341,6 +341,29 @@ FAMILIES: dict[str, Family] = {
         },
         {"preprocessor_config.json": {**_CLIP, "image_processor_type": "CLIPImageProcessor"}},
     ),
+    "internvl": Family(
+        "<IMG_CONTEXT>",
+        {
+            "model_type": "internvl",
+            "text_config": {**_TEXT, "model_type": "qwen3"},
+            "vision_config": {
+                **_TOWER,
+                "model_type": "internvl_vision",
+                "patch_size": [14, 14],
+                "image_size": [56, 56],
+            },
+            "image_token_id": IDS["<IMG_CONTEXT>"],
+            "downsample_ratio": 0.5,
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "GotOcr2ImageProcessor",
+                "processor_class": "InternVLProcessor",
+            },
+            "processor_config.json": {"image_seq_length": 4, "processor_class": "InternVLProcessor"},
+        },
+    ),
     "lfm2_vl": Family(
         "<image>",
         {

@@ -33,7 +33,7 @@ VIDEO_PIXELS = 4  # times max_pixels: what all frames of a video may have togeth
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 # What templates write for an image or a video, where the processor does not say.
 MARKS = {
-    MediaType.IMAGE: ("<|vision_start|><|image_pad|><|vision_end|>", "<image>", "[IMG]"),
+    MediaType.IMAGE: ("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>", "<image>", "[IMG]"),
     MediaType.VIDEO: ("<|vision_start|><|video_pad|><|vision_end|>", "<video>"),
 }
 
@@ -99,7 +99,7 @@ class Processor:
         samples = [_sample(kind, width, height) for width, height in ((90, 60), (60, 120))]
         parts = [self._run(kind, mark, sample) for sample in samples]
         texts = [self._text(part["input_ids"]) for part in parts]
-        if any(self._tokenize(text).count(token_id) == 0 for text in texts):
+        if any(text == mark or token_id not in self._tokenize(text) for text in texts):
             return False
         whole = self._run(kind, f"one\n{mark}\ntwo", samples[0])
         return self._tokenize(f"one\n{texts[0]}\ntwo") == _ids(whole["input_ids"])
