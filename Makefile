@@ -8,7 +8,7 @@ EXTRA ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 STAMP := $(VENV)/.stamp-$(or $(EXTRA),metal)
 comma := ,
 
-.PHONY: setup serve test lint format bench clean
+.PHONY: setup serve test lint format bench wheel check-wheel binary check-binary clean
 
 setup: $(STAMP)
 
@@ -30,13 +30,32 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
+# The wheel and the source distribution, in dist/.
+wheel: $(STAMP)
+	rm -f dist/quince-*
+	$(BIN)/python -m hatchling build -d dist
+
+# In a new environment outside the repository; downloads what the wheel needs.
+check-wheel: wheel
+	$(BIN)/python packaging/check_wheel.py dist/quince-*.whl --extra '$(EXTRA)'
+
+# One file that needs no Python: dist/quince.
+binary: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[build]'
+	$(BIN)/pyinstaller --noconfirm --log-level WARN --distpath dist --workpath build packaging/quince.spec
+
+check-binary:
+	packaging/check_binary.sh dist/quince
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -33,10 +33,10 @@ WORDS = 1700
 def serve(model: str, port: str, rate: str) -> None:
     """``quince serve``, except for the command that starts the engine."""
     from quince.cli.main import app
-    from quince.engine.client import EngineClient
+    from quince.models.manager import ModelManager
 
     command = (sys.executable, "-m", "benchmarks.stub", "engine", rate)
-    EngineClient.__init__ = functools.partialmethod(EngineClient.__init__, command=command)  # type: ignore[assignment,method-assign]
+    ModelManager.__init__ = functools.partialmethod(ModelManager.__init__, engine_command=command)  # type: ignore[assignment,method-assign]
     app(["serve", model, "--port", port, "--max-running-requests", "1024", "--log-level", "warning"])
 
 

@@ -1,24 +1,31 @@
 """The server's settings: frozen, built once, handed down. Defaults stand here and nowhere else.
 
-Precedence: command line flag, then ``QUINCE_*`` environment variable, then the default. Lists are not merged: the first
-of these that names any value names all of them.
+Precedence: command line flag, then ``QUINCE_*`` environment variable, then the configuration file, then the default.
+Lists are not merged: the first of these that names any value names all of them. The command line's options, the example
+file and the tables of the documents are made from the fields: a new field needs nothing else.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from quince import config_file, settings
+from quince.config_file import Written
 from quince.errors import UsageError
 
 ENV_PREFIX = "QUINCE_"
-SECRETS = frozenset({"api_key"})  # never shown, not even when they are wrong
-ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+# Set by `quince start` for the server that it starts.
+BACKGROUND_OUTPUT = ENV_PREFIX + "BACKGROUND_OUTPUT"
 
 
 def _split(value: Any) -> Any:
@@ -41,7 +48,7 @@ def _check_key(key: SecretStr) -> SecretStr:
 def _check_origin(origin: str) -> str:
     """Compared with what browsers send, letter by letter."""
     origin = origin.lower()
-    if not ORIGIN.fullmatch(origin):
+    if not _ORIGIN.fullmatch(origin):
         raise ValueError("an origin is * or like http://localhost:3000, without a path or a slash at the end")
     return origin
 
@@ -53,9 +60,19 @@ def _directory(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+def _expand_user(path: str | None) -> str | None:
+    """No shell does this for a file or a variable."""
+    return None if path is None else os.path.expanduser(path)
+
+
 def home(environ: Mapping[str, str] = os.environ) -> Path:
     """Where models, aliases and files of servers are kept: ``~/.quince``, or what QUINCE_HOME says."""
     return Path(environ.get(ENV_PREFIX + "HOME") or "~/.quince").expanduser().absolute()
+
+
+def user_settings(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where programs look for this user's settings."""
+    return Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser().absolute()
 
 
 def debugging(environ: Mapping[str, str] = os.environ) -> bool:
@@ -63,42 +80,80 @@ def debugging(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get(ENV_PREFIX + "LOG_LEVEL", "").lower() == "debug"
 
 
-class ServeConfig(BaseModel):
-    """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
+def background_output(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that `quince start` has this process's output written to; None in the foreground."""
+    value = environ.get(BACKGROUND_OUTPUT)
+    return Path(value) if value else None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
-    home: Path = Field(default_factory=home, description="Where installed models are (QUINCE_HOME).")
-    model: str | None = Field(
-        None,
-        description="Model to serve: a directory, an installed name, an alias or a hub id (default: all there are).",
-    )
-    model_type: str | None = Field(
-        None, pattern="^(auto|llm|vlm|embedding|reranker)$", description="What MODEL is, if its files mislead."
-    )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...], BeforeValidator(_split)] = Field(
-        (),
-        description="Key that requests must bring, except to /health; repeat it for several (default: none is needed). "
-        "QUINCE_API_KEY holds one or several with commas between, and is not seen by who lists processes.",
-    )
-    cors_origin: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)] = Field(
-        (),
-        description="Origin whose web pages may use the server, or * for all; repeat it for several (default: none). "
-        "In QUINCE_CORS_ORIGIN there are commas between them.",
+class ServiceManager(NamedTuple):
+    """Who started this process as a service: its socket, and how often (seconds) it wants to hear that it lives."""
+
+    address: str
+    watchdog: float | None
+
+
+def service_manager(environ: Mapping[str, str] = os.environ) -> ServiceManager | None:
+    """What systemd says in NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; None for a server that is no service."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return None
+    interval = environ.get("WATCHDOG_USEC", "")
+    ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return ServiceManager(address, int(interval) / 1e6 if ours and interval.isdecimal() and int(interval) else None)
+
+
+def for_a_service(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that Quince and huggingface_hub read here, so that a service reads the same."""
+    prefixes = (ENV_PREFIX, "HF_")
+    return {name: value for name, value in environ.items() if name.startswith(prefixes) and name != BACKGROUND_OUTPUT}
+
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+
+
+class ModelSettings(BaseModel):
+    """What can be said for all models, or in the configuration file for one of them."""
+
+    model_config = _FROZEN
+
+    model_type: Literal["auto", "llm", "vlm", "embedding", "reranker"] | None = Field(
+        None, description="What the model is, if its files mislead (default: auto)."
     )
     ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
-    adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
     max_tokens: int | None = Field(
         None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
     )
-    temperature: float | None = Field(None, ge=0, le=2, description="Temperature of a request that gives none.")
-    top_p: float | None = Field(None, gt=0, le=1, description="top_p of a request that gives none.")
-    max_running_requests: int = Field(32, ge=1, le=1024, description="Requests that share the running batch.")
-    queue_size: int = Field(100, ge=0, description="Requests that may wait; more are answered 429.")
-    queue_timeout: float = Field(300, gt=0, description="Seconds a request may wait before it is answered 504.")
-    prefill_chunk_size: int = Field(4096, ge=16, description="Most prompt tokens computed between two decode steps.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Temperature of a request that gives none (default: the model's own, else 1)."
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="top_p of a request that gives none (default: the model's own, else 1)."
+    )
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="top_k of a request that gives none; 0 keeps every token (default: the model's own, else 0).",
+    )
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="min_p of a request that gives none (default: the model's own, else 0)."
+    )
+    repetition_penalty: float | None = Field(
+        None,
+        ge=0.01,
+        le=10,
+        description="Repetition penalty of a request that gives none (default: the model's own, else 1).",
+    )
+    adapter: Annotated[str | None, AfterValidator(_expand_user)] = Field(
+        None, description="Directory of a LoRA adapter made by mlx-lm, for all requests."
+    )
+    kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
+        None, description="Bits per number of keys and values (default: as the model computes them)."
+    )
+    kv_group_size: Annotated[Literal[32, 64, 128], BeforeValidator(_number)] = Field(
+        64, description="Numbers that share a scale when keys and values are quantised."
+    )
     memory_bytes: int | None = Field(
         None,
         ge=2**20,
@@ -111,12 +166,51 @@ class ServeConfig(BaseModel):
         description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
         "of what the weights leave).",
     )
-    kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
-        None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
+    idle_ttl: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a request before a model is unloaded (default: never). "
+        "A server of one MODEL keeps it.",
     )
-    kv_group_size: Annotated[Literal[32, 64, 128], BeforeValidator(_number)] = Field(
-        64, description="Numbers that share a scale when keys and values are quantised: 32, 64 or 128."
+    tool_parser: str | None = Field(
+        None, description="How the model writes tool calls, or none (default: by its chat template)."
     )
+    reasoning_parser: str | None = Field(
+        None, description="How the model marks its thinking, or none (default: by its chat template)."
+    )
+
+
+class ModelSection(ModelSettings):
+    """What stands under ``models: NAME:`` in the configuration file; fields that do not stand there are unset."""
+
+    alias: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_split)] = Field(
+        (), description="Another name that requests may use for the model."
+    )
+
+
+class ServeConfig(ModelSettings):
+    """What ``quince serve`` runs with. Times are in seconds, sizes in bytes, lengths in tokens."""
+
+    home: Path = Field(default_factory=home, description="Where installed models are (QUINCE_HOME).")
+    model: str | None = Field(
+        None,
+        description="Model to serve: a directory, an installed name, an alias or a hub id (default: all there are).",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Key that requests must bring, except to /health (default: none is needed). Who lists processes "
+        "sees command lines, so QUINCE_API_KEY or the file is the better place.",
+    )
+    cors_origin: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Origin whose web pages may use the server, or * for all (default: none).",
+    )
+    max_running_requests: int = Field(32, ge=1, le=1024, description="Requests that share the running batch.")
+    queue_size: int = Field(100, ge=0, description="Requests that may wait; more are answered 429.")
+    queue_timeout: float = Field(300, gt=0, description="Seconds a request may wait before it is answered 504.")
+    prefill_chunk_size: int = Field(4096, ge=16, description="Most prompt tokens computed between two decode steps.")
     engine_timeout: float = Field(
         120, gt=0, description="Seconds without progress before a busy engine counts as hung and is restarted."
     )
@@ -126,10 +220,7 @@ class ServeConfig(BaseModel):
     memory_budget: int | None = Field(
         None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
     )
-    idle_ttl: float | None = Field(None, gt=0, description="Seconds without a request before a model is unloaded.")
-    preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        (), description="Model to load at the start; repeat it for several."
-    )
+    preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field((), description="Model to load at the start.")
     auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
     allowed_media_path: Annotated[tuple[Annotated[str, AfterValidator(_directory)], ...], BeforeValidator(_split)] = (
@@ -153,53 +244,205 @@ class ServeConfig(BaseModel):
     media_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds that the download of an image or a video may take."
     )
-    tool_parser: str | None = Field(
-        None, description="How the model writes tool calls, or none (default: by its chat template)."
-    )
-    reasoning_parser: str | None = Field(
-        None, description="How the model marks its thinking, or none (default: by its chat template)."
-    )
     any_model_name: bool = Field(False, description="Answer to every model name.")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the server tells.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of text, or one JSON object a line.")
+    log_file: Path | None = Field(None, description="File that gets what is logged to standard error, too.")
+    log_file_size: int = Field(
+        10 * 2**20, ge=0, description="Bytes after which a new log file is begun; 0 keeps all in one."
+    )
+    log_file_count: int = Field(5, ge=1, le=1000, description="How many older log files are kept: FILE.1, FILE.2, ...")
+    models: Mapping[str, ModelSection] = Field(
+        default_factory=dict, description="Settings of single models, by the names that `quince list` shows."
+    )
+
+    def for_model(self, section: ModelSection | None) -> Self:
+        """These settings as they are for one model."""
+        own = set() if section is None else section.model_fields_set - {"alias"}
+        return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
 
+# Where ServeConfig's fields are no options: QUINCE_HOME alone moves the home, sections stand in files only.
+NO_OPTIONS = frozenset({"home", "models"})
 # Settings that belong to one model.
 _ONLY_WITH_MODEL = ("model_type", "adapter")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
 _ONLY_WITHOUT_MODEL = ("preload", "idle_ttl")
 
+SECTION_SETTINGS = settings.describe(ModelSection)
+# What the server as a whole is comes first.
+SETTINGS = dict(
+    sorted(
+        ((name, one) for name, one in settings.describe(ServeConfig).items() if name not in NO_OPTIONS),
+        key=lambda item: item[0] in SECTION_SETTINGS,
+    )
+)
+
+_FOR_ALL = {name: "this is for the whole server, not for one model" for name in SETTINGS.keys() - SECTION_SETTINGS}
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class SourceKind(enum.Enum):
+    FLAG = "flag"
+    ENV = "env"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value came from; ``place`` is --port, QUINCE_PORT, or file and line, where it stands under ``key``."""
+
+    kind: SourceKind
+    place: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        """As sentences name it."""
+        return f"{self.place}: {self.key}" if self.key else self.place
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings, and where those that are no defaults came from: by name, or as (model, name)."""
+
+    config: ServeConfig
+    sources: Mapping[str | tuple[str, str], Source]
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Values that were found, as text or lists of texts (flags also as numbers and bools), with their sources."""
+
+    values: dict[str, Any]
+    sources: dict[str, Source]
+
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeConfig:
-    """Merge flags (None: not given) over the environment. Raises UsageError in one sentence that names the setting."""
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for name in (name for name in ServeConfig.model_fields if name != "home"):
+    """Merge flags (None: not given) over the environment over the file that ``flags["config"]``, QUINCE_CONFIG or
+    nobody names. Raises UsageError in one sentence that names the setting and where its value came from."""
+    return resolve(flags, environ).config
+
+
+def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Resolved:
+    """As ``load``, with the sources."""
+    path = find_file(flags.get("config"), environ)
+    written = _read(path) if path else {}
+    given = _Given({}, {})
+    for name, setting in SETTINGS.items():
         variable = ENV_PREFIX + name.upper()
         if flags.get(name) not in (None, []):
-            values[name] = flags[name]
-            sources[name] = "--" + name.replace("_", "-")
+            given.values[name] = flags[name]
+            given.sources[name] = Source(SourceKind.FLAG, setting.flag)
         elif variable in environ:
-            values[name] = environ[variable]
-            sources[name] = variable
-    values["home"] = home(environ)
-    _check_combination(values, sources)
+            given.values[name] = environ[variable]
+            given.sources[name] = Source(SourceKind.ENV, variable)
+        elif name in written and written[name].entry.value is not None:
+            given.values[name] = written[name].text(setting)
+            given.sources[name] = _source(written[name])
+    _check_combination(given, written)
+    overruled = {name for name, source in given.sources.items() if source.kind is not SourceKind.FILE}
+    sources: dict[str | tuple[str, str], Source] = dict(given.sources.items())
+    if environ.get(ENV_PREFIX + "HOME"):
+        sources["home"] = Source(SourceKind.ENV, ENV_PREFIX + "HOME")
+    models: dict[str, ModelSection] = {}
+    for model, section in _sections(written, overruled).items():
+        models[model] = _validate(ModelSection, section)
+        sources.update({(model, name): source for name, source in section.sources.items()})
+    _check_aliases(models, sources)
+    given.values.update(home=home(environ), models=models)
+    return Resolved(_validate(ServeConfig, given), sources, path)
+
+
+def find_file(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration file: the named one, else the one in the home directory. Raises UsageError for several."""
+    named = flag or environ.get(ENV_PREFIX + "CONFIG")
+    if named:
+        return Path(named).expanduser()
+    found = [path for path in (home(environ) / name for name in FILE_NAMES) if os.path.lexists(path)]
+    if len(found) > 1:
+        raise UsageError(f"there are both {found[0]} and {found[1].name}: remove one, or name one with --config")
+    return found[0] if found else None
+
+
+def _read(path: Path) -> dict[str, Written]:
+    elsewhere = {"home": "the home directory is set by QUINCE_HOME"}
+    return config_file.by_name(path, config_file.read(path), [*SETTINGS, "models"], elsewhere)
+
+
+def _sections(written: Mapping[str, Written], overruled: Collection[str]) -> dict[str, _Given]:
+    """What stands under ``models``, without what flags and environment say. Here null is a value, the default: it sets
+    aside what the file says for all models."""
+    models = written.get("models")
+    if models is None or models.entry.value is None:
+        return {}
+    if not isinstance(models.entry.value, dict):
+        raise UsageError(f"{models.place}: models: names of models belong here, each with its settings")
+    found: dict[str, _Given] = {}
+    for model, entry in models.entry.value.items():
+        given = found[model] = _Given({}, {})
+        if not isinstance(entry.value, dict | None):
+            raise UsageError(f"{models.path}, line {entry.line}: under '{model}' its settings belong, as 'name: value'")
+        for name, one in config_file.by_name(models.path, entry.value or {}, SECTION_SETTINGS, _FOR_ALL).items():
+            if name in overruled:
+                continue
+            setting = SECTION_SETTINGS[name]
+            given.values[name] = setting.default if one.entry.value is None else one.text(setting)
+            given.sources[name] = _source(one)
+    return found
+
+
+def _source(written: Written) -> Source:
+    return Source(SourceKind.FILE, written.place, written.key)
+
+
+def _validate(model: type[T], given: _Given) -> T:
     try:
-        return ServeConfig.model_validate(values)
+        return model.model_validate(given.values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        shown = "" if name in SECRETS else f" = {values.get(name)!r}"
-        raise UsageError(f"{sources.get(name, name)}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+        secret = name in SETTINGS and SETTINGS[name].secret
+        value = given.values.get(name)
+        shown = "" if secret else f" = {_plain(value)!r}"
+        source = given.sources.get(name, name)
+        raise UsageError(f"{source}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def _plain(value: Any) -> Any:
+    """Paths of flags as the text that they were."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
+    values, sources = given.values, given.sources
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":
                 raise UsageError(f"{sources[name]} is for a server of one MODEL, and none was given")
         return
+    elsewhere = sources["model"].kind is not SourceKind.FILE
     for name in _ONLY_WITHOUT_MODEL:
-        if values.get(name):
+        if values.get(name) and sources[name].kind is SourceKind.FILE and elsewhere:
+            # The file is for all servers of this home, and this one is another kind of server.
+            del values[name], sources[name]
+        elif values.get(name):
             raise UsageError(
                 f"{sources[name]} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
             )
+    for name in _ONLY_WITH_MODEL:
+        if "model" in written and elsewhere and name in sources and sources[name].kind is SourceKind.FILE:
+            raise UsageError(f"{sources[name]} is for the file's own model: write it under 'models'")
+
+
+def _check_aliases(models: Mapping[str, ModelSection], sources: Mapping[str | tuple[str, str], Source]) -> None:
+    """Raises UsageError for a name that means two models."""
+    taken = set(models)
+    for model, section in models.items():
+        for alias in section.alias:
+            if alias in taken:
+                raise UsageError(f"{sources[model, 'alias']} = '{alias}': another model here has this name")
+            taken.add(alias)

@@ -22,6 +22,7 @@ QuinceError
 │       ├── AccessDenied          403  wrong token, private or gated
 │       ├── DiskFull              507
 │       └── PullCancelled         499  by its client or Ctrl-C
+├── RemoteError                   the chat client's: what another server answered, or that it does not
 └── UsageError                    the command line's: one sentence on stderr, exit code 1
 
 ``server.errors`` maps the tree to HTTP once, ``cli.errors`` to a sentence once.
@@ -150,6 +151,10 @@ class PullCancelled(PullError):
 
     def __init__(self, message: str = "the pull was cancelled; what has come is kept for the next one") -> None:
         super().__init__(message)
+
+
+class RemoteError(QuinceError):
+    pass
 
 
 class UsageError(QuinceError):

@@ -8,6 +8,12 @@ from quince import config
 from quince.errors import UsageError
 
 
+@pytest.fixture(autouse=True)
+def no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have a configuration file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 def test_a_flag_beats_the_environment_beats_the_default() -> None:
     assert config.load({}, {}).port == 8000
     assert config.load({}, {"QUINCE_PORT": "9000"}).port == 9000

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from quince import config
 from quince.text import reasoning_parsers, tool_parsers
 
-API = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+API = (DOCS / "api.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -19,3 +24,29 @@ def test_the_known_formats_are_listed(flag: str, formats: dict[str, object]) -> 
     listed = re.search(rf"--{flag}-parser` overrides it. Known:(.*?)\.", API.replace("\n", " "))
     assert listed is not None
     assert re.findall("`(.*?)`", listed[1]) == list(formats)
+
+
+def test_generated_documents_are_up_to_date() -> None:
+    """And the same in every terminal."""
+    for columns in ("40", "240"):
+        env = {**os.environ, "COLUMNS": columns, "FORCE_COLOR": "1", "PYTHONPATH": str(DOCS.parent)}
+        command = [sys.executable, str(DOCS / "generate.py"), "--check"]
+        result = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_every_command_has_its_help() -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (quince[^\n]*)\n\n```text\n(.*?)```$", text, re.MULTILINE | re.DOTALL))
+    assert {"quince", "quince serve", "quince pull", "quince config"} <= set(sections)
+    for name, shown in sections.items():
+        assert shown.startswith(f"Usage: {name} [OPTIONS]") and "--help" in shown
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_examples_of_configuration_files_are_read(tmp_path: Path, number: int) -> None:
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    (tmp_path / "config.yaml").write_text(blocks[number])
+    assert config.load({}, {"QUINCE_HOME": str(tmp_path)}).models

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from quince import children
 from quince.bench.client import run as run_job
 from quince.bench.figures import gaps, quantile
 from quince.bench.server import Server, free_port
@@ -79,8 +79,8 @@ def _run(url: str, model: str | None, config: BenchConfig, *, clients: int, requ
 def own_server(model: str | None, size: int) -> Iterator[str]:
     """A server of this model for the time of the measurement; its URL."""
     port = free_port()
-    command = [sys.executable, "-m", "quince", "serve", model or demo.CHAT, "--port", str(port)]
-    command += ["--max-running-requests", str(max(32, size))]
+    options = ("--port", str(port), "--max-running-requests", str(max(32, size)))
+    command = children.command("quince", "serve", model or demo.CHAT, *options)
     with tempfile.TemporaryDirectory(prefix="quince-bench-") as logs:
         server = Server(command, port, Path(logs) / "server.log")
         try:

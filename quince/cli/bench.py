@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
+from quince.cli import completion
+
 
 def bench(  # noqa: PLR0913 - one parameter per option
     model: Annotated[
         str | None,
-        typer.Argument(help="What to serve and measure, as for `quince serve`; with --url, the model to ask for."),
+        typer.Argument(
+            help="What to serve and measure, as for `quince serve`; with --url, the model to ask for.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     url: Annotated[str | None, typer.Option("--url", help="Measure a running OpenAI-compatible server.")] = None,
     concurrency: Annotated[list[int] | None, typer.Option("-c", "--concurrency", min=1, max=1024)] = None,
@@ -21,7 +26,10 @@ def bench(  # noqa: PLR0913 - one parameter per option
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
-    """Tokens per second and time to first token, here, at 1, 4 and 16 streams (or as many -c as you give)."""
+    """Tokens per second and time to first token, here.
+
+    At 1, 4 and 16 streams, or at as many -c as you give.
+    """
     import msgspec
 
     from quince.bench.run import BenchConfig, measure, own_server

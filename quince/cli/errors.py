@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from quince.errors import QuinceError
 def run(command: Callable[[], None]) -> None:
     """Exit codes: 0 done, 1 a problem told in one sentence, 2 (typer's own) wrong usage.
 
-    A traceback is shown only with QUINCE_LOG_LEVEL=debug.
+    A traceback is shown only with QUINCE_LOG_LEVEL=debug, or once a server logs at this level.
     """
     try:
         command()
@@ -22,7 +23,7 @@ def run(command: Callable[[], None]) -> None:
     except Exception as error:  # noqa: BLE001 - the boundary of the command line
         from quince import config  # slow to import, and seldom needed here
 
-        if config.debugging():
+        if config.debugging() or logging.getLogger().level == logging.DEBUG:
             traceback.print_exc()
         print(f"quince: {sentence(error)}", file=sys.stderr)  # noqa: T201 - the one place
         sys.exit(1)

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import typer
 
 from quince import __version__
-from quince.cli import bench, errors, models, serve
+from quince.cli import background, bench, config, doctor, errors, models, options, run, serve, service, serving
 
 app = typer.Typer(
     name="quince",
     help="A model server for MLX.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut the names of options in a terminal of 80 columns
 )
-app.command(name="serve")(serve.serve)
+app.command(name="serve", cls=options.SettingsCommand)(serve.serve)
+app.command(name="start", cls=serving.ServeArguments)(background.start)
+app.command(name="stop")(background.stop)
+app.command(name="status")(background.status)
+app.command(name="ps")(background.ps)
+app.command(name="run")(run.run)
+app.add_typer(service.app, name="service")
 app.command(name="pull")(models.pull)
 app.command(name="list")(models.list_models)
 app.command(name="show")(models.show)
 app.command(name="remove")(models.remove)
 app.command(name="quantize")(models.quantize)
 app.command(name="alias")(models.alias)
+app.command(name="config")(config.config)
 app.command(name="bench")(bench.bench)
+app.command(name="doctor")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -42,4 +51,4 @@ def _options(
 
 
 def main() -> None:
-    errors.run(app)
+    errors.run(functools.partial(app, prog_name="quince"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quince.cli import completion
 from quince.cli.output import Column, Output
 from quince.errors import PullCancelled, UsageError
 from quince.models.model_type import ModelType
@@ -27,7 +28,10 @@ GOODBYE = 3.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no confirmation.")]
-Name = Annotated[str, typer.Argument(help="A name, an alias or a hub id.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(help="A name, an alias or a hub id.", show_default=False, autocompletion=completion.models),
+]
 
 
 class Bits(enum.Enum):
@@ -45,7 +49,14 @@ GroupSize = Annotated[Group, typer.Option(help="Weights that share a scale.")]
 
 
 def pull(  # noqa: PLR0913 - one parameter per option
-    repo: Annotated[str, typer.Argument(help="A hub id (owner/name) or an alias (qwen3:0.6b).", show_default=False)],
+    repo: Annotated[
+        str,
+        typer.Argument(
+            help="A hub id (owner/name) or an alias (qwen3:0.6b).",
+            show_default=False,
+            autocompletion=completion.repositories,
+        ),
+    ],
     type: Annotated[
         ModelType | None, typer.Option(help="What it is, if its files mislead.", show_default=False)
     ] = None,
@@ -102,7 +113,10 @@ def quantize(
 
 
 def list_models(as_json: Json = False) -> None:
-    """What is installed, what comes with Quince, and what other programs have put in the Hugging Face cache."""
+    """The models that are here.
+
+    Those that are installed, that come with Quince, and that other programs have put in the Hugging Face cache.
+    """
     store = _store()
     columns = [
         Column("NAME", lambda row: f"{row['name']} ({', '.join(row['aliases'])})" if row["aliases"] else row["name"]),
@@ -155,18 +169,23 @@ def show(
 
 
 def remove(name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Remove an installed model, an alias, or what a broken pull has left."""
+    """Remove a model, an alias, or what a broken pull has left."""
     removed = _store().remove(name)
     Output(json=as_json, quiet=quiet).done(f"removed {removed}", {"removed": removed})
 
 
 def alias(
     name: Annotated[str | None, typer.Argument(help="The new name.", show_default=False)] = None,
-    target: Annotated[str | None, typer.Argument(help="What it means.", show_default=False)] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="What it means.", show_default=False, autocompletion=completion.models)
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give a model another name; without arguments, list the aliases. `quince remove` removes one."""
+    """Give a model another name, or list the aliases.
+
+    `quince remove` removes one.
+    """
     store, output = _store(), Output(json=as_json, quiet=quiet)
     if name is None:
         from quince.models.aliases import shipped

@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
+from quince.engine.history import Death, EngineHistory
 from quince.engine.ipc import ClientSocket, SocketDirectory
 from quince.engine.messages import (
     Abort,
@@ -39,6 +41,7 @@ from quince.errors import (
     QuinceError,
     RequestCancelled,
 )
+from quince.metrics import current_request
 from quince.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -125,17 +128,21 @@ class EngineClient:
         limits: EngineLimits,
         sockets: SocketDirectory,
         command: Sequence[str] = ENGINE_COMMAND,
+        history: EngineHistory | None = None,
         preprocessor: MediaPreprocessor | None = None,
     ) -> None:
         """``config.address`` is a name here; every life of the engine gets a socket of its own in ``sockets``.
 
-        ``preprocessor`` is started and stopped with it.
+        ``history`` goes on with what the model's earlier engines have left there. ``preprocessor`` is started and
+        stopped with it.
         """
         self.preprocessor = preprocessor
         self._config = config
         self._limits = limits
         self._sockets = sockets
         self._command = command
+        self.history = history or EngineHistory(Path(config.model_path).name)
+        self._hung = False
         self._admitted: set[str] = set()
         self._cancelled: set[str] = set()  # of those
         self._mailboxes: dict[str, Mailbox] = {}  # of those admitted, the ones that the engine has been given
@@ -236,9 +243,12 @@ class EngineClient:
             if request.request_id in self._cancelled:
                 yield [Output(request.request_id, finish_reason=FinishReason.ABORT)]
                 return
+            submitted = time.monotonic()
             mailbox = self._submit(request)
             try:
                 outputs = await self._take_first(mailbox)
+                if outputs[0].started:
+                    current_request().queued(time.monotonic() - submitted)
                 yield outputs
                 while outputs[-1].finish_reason is None:
                     outputs = await mailbox.take()
@@ -310,20 +320,29 @@ class EngineClient:
             reason = await self._live()
             if time.monotonic() - started > STABLE_AFTER:
                 backoff = FIRST_BACKOFF
-            logger.error("%s; restarting in %g s", reason, backoff)
+            logger.error("%s: %s; restarting in %g s", self.history.name, reason, backoff)
+            self.history.deaths[self._death()] += 1
             await self._set_state(EngineState.RESTARTING, reason)
             self._fail_requests()
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
             self.restarts += 1
+            self.history.restarts += 1
             await self._set_state(EngineState.LOADING, f"loading again, after: {reason}")
+
+    def _death(self) -> Death:
+        """What ended the life that is over, whose error is the last one."""
+        hung, self._hung = self._hung, False
+        if hung:
+            return Death.HUNG
+        return Death.LOAD_FAILED if isinstance(self.last_error, ModelLoadError) else Death.DIED
 
     async def _live(self) -> str:
         """One life of the engine process, from its start to its end; returns why it ended."""
         try:
             address = self._sockets.address(f"{self._config.address}-{self.restarts}")
             self._socket = ClientSocket(address)
-            self._child = await ChildProcess.start(self._config_at(address), self._command)
+            self._child = await ChildProcess.start(self._config_at(address), self._command, self.history.name)
             return await self._attend(self._child, self._socket)
         except OSError as error:  # no memory, no file descriptors, no room for the socket
             self.last_error = EngineUnavailable(f"the engine cannot be started: {error}", retry_after=5)
@@ -367,7 +386,7 @@ class EngineClient:
                     self._deliver(step)
                 case Ready() as ready:
                     self.ready = ready
-                    logger.info("%s is ready on %s", self._config.model_path, ready.device)
+                    logger.info("%s is ready on %s", self.history.name, ready.device)
                     await self._set_state(EngineState.READY, "ready")
                 case LoadFailed(message):
                     return message
@@ -397,12 +416,14 @@ class EngineClient:
             if silent < timeout:
                 await asyncio.sleep(min(timeout - silent, timeout / 4))
             elif self._child is not None:
-                logger.error("the engine made no progress for %g s: killing it", silent)
+                logger.error("%s: the engine made no progress for %g s: killing it", self.history.name, silent)
                 self._last_progress = time.monotonic()
+                self._hung = True
                 self._child.kill()
 
     def _fail_requests(self) -> None:
         self._busy.clear()
+        self.history.end(self.stats)
         self.stats = EngineStats()
         for mailbox in self._mailboxes.values():
             if not mailbox.finished:

@@ -217,6 +217,8 @@ class EngineCore:
             cache_bytes=self.scheduler.prefix_cache.nbytes,
             preemptions=self.scheduler.preemptions,
             encoded_media=self._forward.encoded_media,
+            kv_bytes=self.scheduler.row_bytes,
+            kv_limit=self.scheduler.memory.max_bytes,
         )
 
     def _take_compiled(self) -> None:

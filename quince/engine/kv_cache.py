@@ -138,6 +138,7 @@ class RowKVCache:
         self, positions: RowPositions, *, window: int | None, max_width: int, expected_length: int = 0
     ) -> None:
         self._buffers: list[mx.array] = []
+        self._pieces: list[KVRow] = []  # what one restored row is joined of, if that has not been computed
         self._positions = positions
         self._window = window
         self._ring = None if window is None else window + max_width - 1
@@ -269,9 +270,10 @@ class RowKVCache:
     def restore(self, segments: Sequence[KVRow]) -> None:
         """Become one row out of what ``segment`` gave, or out of one ``snapshot``; to be copied from only, since the
         buffers may be the segments themselves. The position count is already the row's."""
-        parts = [_joined(list(pieces)) for pieces in zip(*(segment for segment in segments if segment), strict=True)]
+        pieces = [segment for segment in segments if segment]
+        parts = [_joined(list(piece)) for piece in zip(*pieces, strict=True)]
         if self._window is None:
-            self._buffers, self.owned = parts, False
+            self._buffers, self._pieces, self.owned = parts, pieces, False
         else:
             self.replace(0, parts)
 
@@ -302,8 +304,14 @@ class RowKVCache:
             for offset in range(count):
                 self.replace(first + offset, source.take(source_first + offset))
             return
-        rows = slice(source_first, source_first + count)
         self._reserve(theirs, width + 1)
+        if source._pieces:  # copied at once, not joined first
+            column = 0
+            for piece in source._pieces:
+                self._write(first, column, piece)
+                column += piece[0].shape[2]
+            return
+        rows = slice(source_first, source_first + count)
         self._write(first, 0, [buffer[rows, :, :width] for buffer in theirs])
 
     def shrink(self) -> None:

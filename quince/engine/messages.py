@@ -167,10 +167,11 @@ class Output(msgspec.Struct, omit_defaults=True, array_like=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Counts since the engine started, except ``running`` and ``waiting``, which are now. Memory is in bytes.
+    """Counts since the engine started, except ``running``, ``waiting`` and memory, which are now. Memory is in bytes.
 
     ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
-    ``cache_bytes`` is what it holds now. ``preemptions``: how often a request had to give up its row for a while.
+    ``cache_bytes`` is what it holds, ``kv_bytes`` what the running requests' keys and values take besides, of the
+    ``kv_limit`` that both share. ``preemptions``: how often a request had to give up its row for a while.
     ``encoded_media``: images and videos that went through the vision tower.
     """
 
@@ -185,6 +186,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     cache_hits: int = 0
     cache_bytes: int = 0
     preemptions: int = 0
+    kv_bytes: int = 0
+    kv_limit: int = 0
     encoded_media: int = 0
 
 

@@ -35,7 +35,8 @@ from quince.engine.forward import Forward
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.sampler import Sampled
 from quince.engine.snapshots import SnapshotStore
-from quince.engine.structured import Constraint, TokenMasks
+from quince.engine.structured import Constraint
+from quince.engine.token_masks import TokenMasks
 from quince.sampling import SamplingParams
 
 
@@ -102,7 +103,7 @@ class ModelRunner:
     ) -> None:
         self.store = SnapshotStore()
         self._forward = forward
-        self._masks = TokenMasks(vocab_size)
+        self._vocab_size = vocab_size
         self._constraints: dict[str, Constraint] = {}
         self._mask_axes = mask_axes
         self._prefill_chunk_size = prefill_chunk_size
@@ -112,6 +113,7 @@ class ModelRunner:
     def reset(self) -> None:
         """Forget every row and all that was kept, after a failed step."""
         self.store.clear()
+        self._masks = TokenMasks(self._vocab_size)
         self._prefills: dict[str, _Prefill] = {}
         self._groups: dict[int, DecodeGroup] = {}
         self._launched = _Launched()

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import logging
 import shutil
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from quince import children
 from quince.engine.ipc import PreprocessorClientSocket, SocketDirectory
 from quince.engine.media_messages import (
     Cancel,
@@ -39,7 +39,7 @@ from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
-PREPROCESSOR_COMMAND = (sys.executable, "-m", "quince.engine.preprocess_process")
+PREPROCESSOR_COMMAND = children.command("quince.engine.preprocess_process")
 FILES = "-files"  # how the name of a directory for arrays ends
 CACHE_BYTES = 256 * 2**20
 FIRST_BACKOFF = 0.5
@@ -284,7 +284,7 @@ class MediaPreprocessor:
             address = self._sockets.address(name)
             config = msgspec.structs.replace(self._config, address=address, directory=str(directory))
             self._socket = PreprocessorClientSocket(address)
-            self._child = await ChildProcess.start(config, self._command, "preprocessor")
+            self._child = await ChildProcess.start(config, self._command, Path(config.model_path).name, "preprocessor")
             return await self._attend(self._child, self._socket)
         except OSError as error:  # no memory, no file descriptors, no room for the socket
             return EngineUnavailable(f"the preprocessor cannot be started: {error}", retry_after=5)

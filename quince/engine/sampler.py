@@ -98,37 +98,42 @@ class Sampler:
 
     def _draw(self, logits: mx.array, generated: Sequence[int]) -> mx.array:
         scaled = logits / self._temperature
-        threshold = self._threshold(scaled)
-        if threshold is not None:
-            scaled = mx.where(scaled >= threshold, scaled, -mx.inf)
-        cumulative = mx.cumsum(mx.softmax(scaled, axis=-1), axis=-1)
+        if self._top_k is None and self._top_p is None:
+            highest = mx.max(scaled, axis=-1, keepdims=True)
+            lowest = None
+        else:
+            ascending = mx.sort(scaled, axis=-1)
+            highest = ascending[:, -1:]
+            lowest = self._lowest(ascending, highest)
+        if self._min_p is not None:
+            at_least = highest + mx.log(self._min_p)
+            lowest = at_least if lowest is None else mx.maximum(lowest, at_least)
+        mass = mx.exp(scaled - highest)
+        if lowest is not None:
+            mass = mx.where(scaled >= lowest, mass, 0.0)  # ties with the lowest are kept
+        cumulative = mx.cumsum(mass, axis=-1)
         point = mx.array(uniform(self._seeds, generated))[:, None] * cumulative[:, -1:]
-        # The first token whose cumulative probability exceeds the point: it has a probability of its own.
+        # The first token whose cumulative mass exceeds the point: it has a mass of its own.
         return mx.argmax(cumulative > point, axis=-1).astype(mx.int32)
 
-    def _threshold(self, scaled: mx.array) -> mx.array | None:
-        """The smallest logit that each row's filters keep, [rows, 1]. Ties with it are kept."""
-        if self._top_k is None and self._top_p is None:
-            if self._min_p is None:
-                return None
-            return mx.max(scaled, axis=-1, keepdims=True) + mx.log(self._min_p)
-        vocabulary = scaled.shape[-1]
-        ascending = mx.sort(scaled, axis=-1)
+    def _lowest(self, ascending: mx.array, highest: mx.array) -> mx.array | None:
+        """The smallest logit that each row's top_k and top_p keep, [rows, 1]."""
+        vocabulary = ascending.shape[-1]
         lowest = None
         if self._top_k is not None:
             first = [vocabulary - min(k, vocabulary) if k else 0 for k in self._top_k]
             lowest = mx.take_along_axis(ascending, mx.array(first)[:, None], axis=-1)
         if self._top_p is not None:
-            kept = ascending if lowest is None else mx.where(ascending >= lowest, ascending, -mx.inf)
-            cumulative = mx.cumsum(mx.softmax(kept, axis=-1), axis=-1)
+            mass = mx.exp(ascending - highest)
+            if lowest is not None:
+                mass = mx.where(ascending >= lowest, mass, 0.0)
+            cumulative = mx.cumsum(mass, axis=-1)
             # A token is kept if those above it do not reach top_p yet: so the largest always is.
             total = cumulative[:, -1:]
             inside = total - cumulative < self._top_p * total
-            nucleus = mx.take_along_axis(kept, mx.argmax(inside, axis=-1, keepdims=True), axis=-1)
+            nucleus = mx.take_along_axis(ascending, mx.argmax(inside, axis=-1, keepdims=True), axis=-1)
             nucleus = mx.where(self._top_p < 1, nucleus, -mx.inf)
             lowest = nucleus if lowest is None else mx.maximum(lowest, nucleus)
-        if self._min_p is not None and lowest is not None:
-            lowest = mx.maximum(lowest, ascending[:, -1:] + mx.log(self._min_p))
         return lowest
 
 

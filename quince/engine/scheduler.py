@@ -61,7 +61,7 @@ class Scheduler:
     ) -> None:
         self.prefix_cache = prefix_cache
         self.memory = memory
-        self.cached_tokens = self.cache_hits = self.preemptions = 0
+        self.cached_tokens = self.cache_hits = self.preemptions = self.row_bytes = 0
         self._cache_bytes = prefix_cache.max_bytes
         self._config = config
         self._pacer = pacer
@@ -329,7 +329,8 @@ class Scheduler:
 
     def _bound_cache(self) -> None:
         """The prefix cache may take what rows leave, up to its own limit."""
-        self.prefix_cache.resize(min(self._cache_bytes, self.memory.max_bytes - self._row_bytes()))
+        self.row_bytes = self._row_bytes()
+        self.prefix_cache.resize(min(self._cache_bytes, self.memory.max_bytes - self.row_bytes))
 
     def _row_bytes(self) -> int:
         """What all rows take."""

@@ -1,31 +1,27 @@
-"""Which tokens a row may say next: grammars (by llguidance) and thinking budgets.
+"""What a request may say: grammars (by llguidance) and thinking budgets.
 
-Thread rules: grammars are compiled on one worker thread; on another, constraints take the tokens that were said and
-token masks are computed, while the engine thread hands the forward pass to the device. The engine thread touches
-constraints only when that one is done.
+Thread rules: grammars are compiled on one worker thread; on another, constraints take the tokens that were said (see
+token_masks). The engine thread touches constraints only when that one is done.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLExecutor, LLMatcher, LLTokenizer
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+from llguidance import LLMatcher, LLTokenizer
 
 from quince.sampling import SamplingParams, ThinkingBudget
 
 MAX_CACHED_SIZE = 2**20  # characters of the grammars that are remembered: a matcher takes about 100 bytes for each
 MAX_MESSAGE = 300
 
-_Bits = npt.NDArray[np.int32]
+Bits = npt.NDArray[np.int32]
 
 
 class GrammarCompiler:
@@ -103,7 +99,7 @@ class Constraint:
         # Also if it was in the middle of computing a mask that llguidance came upon a limit.
         return brief(self.matcher.get_error()) if self.matcher.is_error() else None
 
-    def restrict(self, bits: _Bits) -> None:
+    def restrict(self, bits: Bits) -> None:
         """``bits`` (one row) holds what the grammar allows: leave only what the thinking budget forces, if anything.
 
         Where the grammar forbids that, thinking is over already or there can be none.
@@ -145,48 +141,3 @@ class _Thinking:
             self._count += 1
         else:
             self._open = token_id == self._budget.open_token_id
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """What rows may say next, bool [rows, vocabulary]; ``errors`` of those that cannot go on, by their index."""
-
-    tokens: mx.array
-    errors: dict[int, str]
-
-
-class TokenMasks:
-    """Computes what all rows of a batch may say next: ``start`` on a thread of its own, ``result`` waits for it."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
-        self._executor = LLExecutor()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="token-masks")
-        self._future: Future[tuple[_Bits, dict[int, str]]] | None = None
-
-    def start(self, rows: Sequence[Constraint | None], said: Sequence[int | None]) -> None:
-        """``said`` are the tokens that rows have said since they were asked last, if any. None: a row that may say
-        anything."""
-        self._future = self._thread.submit(self._compute, list(rows), list(said))
-
-    def result(self) -> Allowed:
-        assert self._future is not None, "result() before start()"
-        bits, errors = self._future.result()
-        words = mx.array(bits)
-        spread = (words[:, :, None] >> mx.arange(32, dtype=mx.int32)) & 1
-        tokens = spread.reshape(words.shape[0], -1)[:, : self._vocab_size].astype(mx.bool_)
-        return Allowed(tokens, errors)
-
-    def _compute(self, rows: list[Constraint | None], said: list[int | None]) -> tuple[_Bits, dict[int, str]]:
-        errors = {}
-        for index, (row, token_id) in enumerate(zip(rows, said, strict=True)):
-            if row is not None and token_id is not None and (error := row.advance(token_id)):
-                errors[index] = error
-        bits: _Bits = allocate_token_bitmask(len(rows), self._vocab_size)
-        matchers = [(row.matcher, index) for index, row in enumerate(rows) if row is not None and row.matcher]
-        if matchers:
-            fill_next_token_bitmask_par(self._executor, matchers, bits)
-        for index, row in enumerate(rows):
-            if row is not None:
-                row.restrict(bits[index])
-        return bits, errors

@@ -10,34 +10,38 @@ import collections
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Sequence
 
 import msgspec
 
-logger = logging.getLogger(__name__)
+from quince import children, logs
+
+logger = logging.getLogger("quince.engine")
 
 LAST_WORDS_LINES = 20
 STOP_TIMEOUT = 5.0
 # glibc otherwise keeps freed blocks of up to 32 MiB, and the resident size follows the heap's fragmentation.
 ENGINE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-ENGINE_COMMAND = (sys.executable, "-m", "quince.engine.process")
+ENGINE_COMMAND = children.command("quince.engine.process")
+_LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 
 
 class ChildProcess:
     """One life of a process. ``command`` reads its configuration from its stdin, as a line of JSON, and ends when that
-    closes. ``name`` is for logs and errors."""
+    closes."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, name: str, role: str) -> None:
         self._process = process
         self._name = name
+        self._role = role
         self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS_LINES)
-        self._reader = asyncio.create_task(self._read_stderr(), name=f"{name}-{process.pid}-stderr")
+        self._reader = asyncio.create_task(self._read_stderr(), name=f"{role}-{process.pid}-stderr")
 
     @classmethod
     async def start(
-        cls, config: msgspec.Struct, command: Sequence[str] = ENGINE_COMMAND, name: str = "engine"
+        cls, config: msgspec.Struct, command: Sequence[str], name: str, role: str = "engine"
     ) -> ChildProcess:
+        """``name`` is the model's, for the log; ``role`` what the process is to it."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -46,7 +50,7 @@ class ChildProcess:
             env={**ENGINE_ENVIRONMENT, **os.environ},
             start_new_session=True,  # a terminal's Ctrl-C is for the API process, which drains first
         )
-        child = cls(process, name)
+        child = cls(process, name, role)
         assert process.stdin is not None
         # A child that dies at once is seen by wait(), not here.
         with contextlib.suppress(ConnectionError):
@@ -65,7 +69,7 @@ class ChildProcess:
             await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         last = self._last_words[-1] if self._last_words else ""
-        return f"the {self._name} process {how}" + (f": {last}" if last else "")
+        return f"the {self._role} process {how}" + (f": {last}" if last else "")
 
     async def stop(self) -> None:
         """Close its stdin, which ends it; kill it if that does not."""
@@ -90,7 +94,15 @@ class ChildProcess:
         assert self._process.stderr is not None
         async for line in _lines(self._process.stderr):
             self._last_words.append(line)
-            logger.info("%s %d: %s", self._name, self.pid, line)
+            level, text = _split_level(line)
+            logs.event(logger, level, text, model=self._name, **{self._role: self.pid})
+
+
+def _split_level(line: str) -> tuple[int, str]:
+    """The level and the text of a log line of the engine's. What has no level is no log line: a traceback, a library's
+    complaint, a crash."""
+    first, _, text = line.partition(" ")
+    return (_LEVELS[first], text) if first in _LEVELS else (logging.WARNING, line)
 
 
 async def _lines(stream: asyncio.StreamReader) -> collections.abc.AsyncIterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,13 +16,14 @@ from pathlib import Path
 
 import msgspec
 
+from quince import children
 from quince.errors import ConvertError, PullCancelled
 from quince.models.model_type import ModelType
 from quince.text.tokenizer import TOKENIZER_FILES
 
 BITS = (4, 8)
 GROUP_SIZES = (32, 64, 128)
-COMMAND = (sys.executable, "-m", "quince.models.convert_worker")
+COMMAND = children.command("quince.models.convert_worker")
 POLL = 0.1  # seconds between two looks at the child
 
 # The publisher's own: the converter would write its own spelling of them, or leave them out.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quince.config import ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
+from quince.engine.history import EngineHistory
 from quince.engine.ipc import SocketDirectory
 from quince.engine.media_messages import PreprocessorConfig
 from quince.engine.messages import EngineConfig, Task
@@ -77,6 +78,7 @@ def make_engine(
     sockets: SocketDirectory,
     address: str,
     command: Sequence[str] = ENGINE_COMMAND,
+    history: EngineHistory | None = None,
 ) -> EngineClient:
     """Not started. ``address`` is a name that no other engine of ``sockets`` has."""
     engine_config = EngineConfig(
@@ -105,7 +107,7 @@ def make_engine(
             address=f"{address}-media", model_path=str(stored.path), max_pixels=config.max_media_pixels
         )
         preprocessor = MediaPreprocessor(reads, sockets, timeout=config.engine_timeout)
-    return EngineClient(engine_config, limits, sockets, command, preprocessor)
+    return EngineClient(engine_config, limits, sockets, command, history, preprocessor)
 
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:
@@ -165,14 +167,17 @@ def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:
 def _sampling_defaults(path: Path, config: ServeConfig) -> SamplingDefaults:
     """The server's own settings, then the model's generation_config.json, then OpenAI's defaults."""
     written = read_json(path / "generation_config.json")
-    own = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
+    found = {name: value for name, value in written.items() if isinstance(value, (int, float)) and value >= 0}
+    if not found.get("do_sample", True):
+        found["temperature"] = 0.0
+    own = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    found.update({name: value for name, value in own.items() if value is not None})
     base = SamplingDefaults()
-    temperature = own.get("temperature", base.temperature) if own.get("do_sample", True) else 0.0
     return SamplingDefaults(
         max_tokens=config.max_tokens,
-        temperature=temperature if config.temperature is None else config.temperature,
-        top_p=own.get("top_p", base.top_p) if config.top_p is None else config.top_p,
-        top_k=int(own.get("top_k", base.top_k)),
-        min_p=own.get("min_p", base.min_p),
-        repetition_penalty=own.get("repetition_penalty", base.repetition_penalty),
+        temperature=found.get("temperature", base.temperature),
+        top_p=found.get("top_p", base.top_p),
+        top_k=int(found.get("top_k", base.top_k)),
+        min_p=found.get("min_p", base.min_p),
+        repetition_penalty=found.get("repetition_penalty", base.repetition_penalty),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import time
@@ -65,7 +66,7 @@ class ModelManager:
         self._slots: dict[str, Slot] = {}
         self._sockets: SocketDirectory | None = None
         self._load_lock = asyncio.Lock()
-        self._texts = TextCache(config)
+        self._texts = TextCache()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._preloading: set[str] = set()
@@ -109,7 +110,7 @@ class ModelManager:
         slot.engine = self._make_engine(slot)
         slot.engine.start()
         # Importing and reading the tokenizer takes as long as loading a small model: side by side.
-        slot.model = await asyncio.to_thread(make_model, slot.stored, self._config, slot.engine)
+        slot.model = await asyncio.to_thread(make_model, slot.stored, self._settings(slot), slot.engine)
 
     async def _preload_one(self, stored: StoredModel) -> None:
         try:
@@ -151,7 +152,7 @@ class ModelManager:
         """
         stored = await self._resolve(name)
         slot = self._slot(stored)
-        text = await self._texts.get(stored) if slot.model is None else slot.model.text
+        text = await self._texts.get(stored, self.registry.settings(stored)) if slot.model is None else slot.model.text
         return stored.name, text
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
@@ -198,6 +199,11 @@ class ModelManager:
         """Those that are loaded; the only model of a server also while its engine starts."""
         return [slot.model for slot in self._slots.values() if slot.model is not None]
 
+    @property
+    def slots(self) -> list[Slot]:
+        """Every model that was asked for since the server started, loaded or not."""
+        return list(self._slots.values())
+
     async def statuses(self) -> list[ModelStatus]:
         """Every served model, the server's first model first."""
         return [self._status(stored) for stored in await asyncio.to_thread(self.registry.models)]
@@ -224,7 +230,8 @@ class ModelManager:
         except ModelNotFound:
             if not self._config.auto_download or self.registry.only is not None:
                 raise
-            return self._slot(await self._download(name))
+            pulled = await self._download(name)
+            return self._slot(await asyncio.to_thread(self.registry.place, pulled))
 
     async def _resolve(self, name: str | None) -> StoredModel:
         recalled = self.registry.recall(name)
@@ -232,7 +239,7 @@ class ModelManager:
 
     async def _download(self, name: str | None) -> StoredModel:
         """What a hub id, or an alias of one, names. Raises ModelNotFound, what a pull raises, and QueueTimeout."""
-        repo_id = self.store.resolve_alias(name or "")
+        repo_id = self.registry.target(name or "")
         if repo_id.count("/") != 1:
             raise ModelNotFound(
                 f"The model '{name}' does not exist here, and is no hub id (owner/name).", param="model"
@@ -334,7 +341,7 @@ class ModelManager:
         slot.engine = engine = self._make_engine(slot)
         engine.start()
         try:
-            model = await asyncio.to_thread(make_model, slot.stored, self._config, engine)
+            model = await asyncio.to_thread(make_model, slot.stored, self._settings(slot), engine)
             while engine.state is EngineState.LOADING and time.monotonic() - started < LOAD_TIMEOUT:
                 with contextlib.suppress(EngineUnavailable):  # what became of it, its state says
                     await engine.wait_ready()
@@ -352,7 +359,9 @@ class ModelManager:
         assert self._sockets is not None, "start() comes first"
         self._engines += 1
         address = f"engine-{self._engines}"
-        return make_engine(slot.stored, self._config, self._sockets, address, self._engine_command)
+        return make_engine(
+            slot.stored, self._settings(slot), self._sockets, address, self._engine_command, slot.history
+        )
 
     # Unloading
 
@@ -382,7 +391,7 @@ class ModelManager:
         """Once its time is over, or its files are gone."""
         if slot.state is not ModelState.READY or slot.pinned or not slot.idle:
             return
-        if time.monotonic() >= slot.expires_at(self._config.idle_ttl) or not os.path.exists(slot.stored.path):
+        if time.monotonic() >= slot.expires_at(self._settings(slot).idle_ttl) or not os.path.exists(slot.stored.path):
             self._begin_drain(slot)
 
     async def _give_up_if_lost(self, slot: Slot) -> None:
@@ -398,11 +407,14 @@ class ModelManager:
 
     # Small things
 
+    def _settings(self, slot: Slot) -> ServeConfig:
+        return self.registry.settings(slot.stored)
+
     def _status(self, stored: StoredModel) -> ModelStatus:
         slot = self._slots.get(str(stored.path)) or Slot(stored)
         ready = slot.engine.ready if slot.engine else None
         own = stored.manifest.description.context
-        context = ready.max_model_len if ready else self._config.ctx_size or own
+        context = ready.max_model_len if ready else self._settings(slot).ctx_size or own
         error = slot.error.message if slot.state is ModelState.FAILED and slot.error else None
         return ModelStatus(
             stored=stored,
@@ -411,7 +423,7 @@ class ModelManager:
             context=context,
             memory=slot.memory,
             running=slot.running,
-            expires_in=slot.expires_at(self._config.idle_ttl) - time.monotonic(),
+            expires_in=slot.expires_at(self._settings(slot).idle_ttl) - time.monotonic(),
             on_gpu=ready is not None and "gpu" in ready.device,
         )
 
@@ -421,7 +433,8 @@ class ModelManager:
         self._changed = asyncio.Event()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        # Not in the context of the request that happens to be first: others share what it starts.
+        task = asyncio.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

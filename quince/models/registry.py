@@ -11,9 +11,9 @@ from quince.errors import InvalidModel, ModelNotFound, UsageError
 from quince.models import description
 from quince.models.description import Description
 from quince.models.model_type import ModelType
+from quince.models.sections import DEFAULT_NAMES, ModelSections
 from quince.models.store import Manifest, ModelStore, Source, StoredModel
 
-DEFAULT_NAMES = ("default", "model")
 MAX_REMEMBERED = 1024
 MAX_NAMED = 10  # in an error message
 
@@ -25,18 +25,31 @@ class ModelRegistry:
     """
 
     def __init__(self, config: ServeConfig, store: ModelStore) -> None:
-        """Raises UsageError if ``config.model`` names nothing that is here."""
+        """Raises UsageError if ``config.model`` names nothing that is here, and for a section's alias that is taken."""
         self._store = store
+        self._sections = ModelSections(config, store)
         self._any_name = config.any_model_name
         self._remembered: dict[str, StoredModel] = {}
         self._stamp: tuple[int, ...] = ()
         self._lock = threading.Lock()
         self._given = config.model
-        self.only = None if config.model is None else _locate(config, store)
+        self.only = None if config.model is None else self._sections.place(self._locate(config.model))
 
     def models(self) -> list[StoredModel]:
         """What is served, the server's first model first. Reads the disk."""
-        return [self.only] if self.only else self._store.models()
+        return [self.only] if self.only else [self._sections.place(model) for model in self._store.models()]
+
+    def place(self, model: StoredModel) -> StoredModel:
+        """A model that has just been installed, as the configuration has it. Reads the disk."""
+        return self._sections.place(model)
+
+    def settings(self, model: StoredModel) -> ServeConfig:
+        """The server's settings as they are for one of the served models."""
+        return self._sections.settings(model)
+
+    def target(self, name: str) -> str:
+        """What a name stands for, if it is an alias of the configuration or of the store; else itself."""
+        return self._store.resolve_alias(self._sections.target(name))
 
     def recall(self, name: str | None) -> StoredModel | None:
         """As ``resolve`` for names that it has found before: for an event loop, since it reads no files."""
@@ -64,34 +77,36 @@ class ModelRegistry:
         known = (only.name, str(only.path), self._given, only.manifest.source.repo_id, *DEFAULT_NAMES)
         if name is None or name in known or self._any_name:
             return only
-        meant = self._store.find(name)
+        target = self._sections.target(name)
+        if target != name and self._sections.means(target, only):
+            return only
+        meant = self._store.find(target)
         return only if meant is not None and meant.path == only.path else None
 
     def _any(self, name: str | None) -> StoredModel | None:
-        found = None if name is None or name in DEFAULT_NAMES else self._store.find(name)
+        found = None if name is None or name in DEFAULT_NAMES else self._store.find(self._sections.target(name))
         first = name is None or name in DEFAULT_NAMES or self._any_name
-        return self._store.models()[0] if found is None and first else found
+        if found is None and first:
+            found = self._store.models()[0]
+        return None if found is None else self._sections.place(found)
 
-    def _not_found(self, name: str | None) -> str:
-        names = [model.name for model in self.models()]
-        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        return f"The model '{name}' does not exist on this server. It serves: {', '.join(names[:MAX_NAMED])}{more}."
-
-
-def _locate(config: ServeConfig, store: ModelStore) -> StoredModel:
-    """What the command line calls the model: in the store by any of its names, or a directory."""
-    name = config.model or ""
-    type = ModelType(config.model_type) if config.model_type not in (None, "auto") else None
-    found = None if name.startswith(("/", ".", "~")) else store.find(name)
-    if found is None:
-        path = Path(name).expanduser()
+    def _locate(self, name: str) -> StoredModel:
+        """What the command line calls the model: in the store by any of its names, or a directory."""
+        found = None if name.startswith(("/", ".", "~")) else self._store.find(self._sections.target(name))
+        if found is not None:
+            return found
+        path = Path(self._sections.target(name)).expanduser().resolve()
         if not path.is_dir():
             raise UsageError(
                 f"there is no model '{name}' here: give a directory or a name that `quince list` shows, "
                 "or pull it with `quince pull`"
             )
-        found = StoredModel(path.resolve().name, path.resolve(), "directory", _manifest(path.resolve()))
-    return found if type is None else found.with_type(type)
+        return StoredModel(path.name, path, "directory", _manifest(path))
+
+    def _not_found(self, name: str | None) -> str:
+        names = [model.name for model in self.models()]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        return f"The model '{name}' does not exist on this server. It serves: {', '.join(names[:MAX_NAMED])}{more}."
 
 
 def _manifest(path: Path) -> Manifest:

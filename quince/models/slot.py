@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from quince.engine.client import EngineClient, EngineState
+from quince.engine.history import EngineHistory
 from quince.errors import ModelLoadError, QuinceError
 from quince.models import memory
 from quince.models.loaded import LoadedModel
@@ -48,6 +49,7 @@ class Slot:
         self.pinned = pinned
         self.state = ModelState.UNLOADED
         self.engine: EngineClient | None = None
+        self.history = EngineHistory(stored.name)
         self.model: LoadedModel | None = None
         self.running = 0
         self.waiting = 0

@@ -95,9 +95,13 @@ class ModelStore:
         path = demo.path(name)
         if path is not None:
             return _stored(name, path, "demo")
-        if _NAME.fullmatch(name) and (self.directory / name / "config.json").is_file():
+        if self.is_installed(name):
             return _stored(name, self.directory / name, "installed")
         return self._by_repository(name) if "/" in name else None
+
+    def is_installed(self, name: str) -> bool:
+        """Whether this is an installed model's own name."""
+        return bool(_NAME.fullmatch(name)) and (self.directory / name / "config.json").is_file()
 
     def get(self, name: str) -> StoredModel:
         """As ``find``. Raises ModelNotFound."""

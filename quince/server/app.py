@@ -13,12 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from quince import __version__
 from quince.config import ServeConfig
+from quince.metrics import Metrics
 from quince.models.manager import ModelManager
 from quince.server.auth import ApiKeys
 from quince.server.dependencies import REQUEST_ID_HEADER, ServerState
 from quince.server.errors import ErrorAnswers, on_http_error, on_validation_error
 from quince.server.limits import BodyLimit
-from quince.server.middleware import HeadAsGet, RequestIds
+from quince.server.middleware import HeadAsGet, Requests
 from quince.server.protocol.openai import ErrorBody
 from quince.server.routes import chat, completions, embeddings, models, ollama_models, operations, rerank, tokenize
 
@@ -31,16 +32,17 @@ def create_app(config: ServeConfig, manager: ModelManager) -> FastAPI:
         description="A model server for MLX.",
         responses=_error_responses(),
     )
-    app.state.server = ServerState(config, manager)
+    metrics = Metrics()
+    app.state.server = ServerState(config, manager, metrics)
     for routes in (chat, completions, embeddings, rerank, tokenize, models, ollama_models, operations):
         app.include_router(routes.router)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    _surround(app, config)
+    _surround(app, config, metrics)
     return app
 
 
-def _surround(app: FastAPI, config: ServeConfig) -> None:
+def _surround(app: FastAPI, config: ServeConfig, metrics: Metrics) -> None:
     """From the inside out. Errors get their headers like every answer, preflights need no key."""
     app.add_middleware(BodyLimit, max_size=config.max_body_size)
     if config.api_key:
@@ -55,7 +57,7 @@ def _surround(app: FastAPI, config: ServeConfig) -> None:
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
         )
-    app.add_middleware(RequestIds)
+    app.add_middleware(Requests, metrics=metrics)
 
 
 def _error_responses() -> dict[int | str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from quince.config import ServeConfig
 from quince.errors import EngineUnavailable
+from quince.metrics import Metrics, current_request
 from quince.models.loaded import LoadedModel
 from quince.models.manager import ModelManager
 from quince.server.sse import wait_disconnect
@@ -28,6 +29,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 class ServerState:
     config: ServeConfig
     manager: ModelManager
+    metrics: Metrics
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class RequestState(ServerState):
         """As ModelManager.acquire; a client that leaves while the model is loaded no longer waits for it."""
         entering = self.leases.enter_async_context(self.manager.acquire(name, **options))
         if self.manager.is_ready(name):
-            return await entering
-        model = await while_connected(self.request, entering)
-        if model is None:
-            raise EngineUnavailable("the client has left")
+            model = await entering
+        else:
+            waited = await while_connected(self.request, entering)
+            if waited is None:
+                current_request().client_left = True
+                raise EngineUnavailable("the client has left")
+            model = waited
+        current_request().acquired(model.name)
         return model
 
 
@@ -53,7 +59,7 @@ async def request_state(request: Request) -> AsyncIterator[RequestState]:
     state = request.app.state.server
     assert isinstance(state, ServerState)
     async with AsyncExitStack() as leases:
-        yield RequestState(state.config, state.manager, request, leases)
+        yield RequestState(state.config, state.manager, state.metrics, request, leases)
 
 
 State = Annotated[RequestState, Depends(request_state)]

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quince.errors import InvalidApiKey, InvalidRequest, QuinceError
+from quince.metrics import current_request, current_request_id
 from quince.server.protocol import ollama, openai
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,13 @@ class ErrorAnswers:
         except Exception as error:  # the boundary of a request
             if started:
                 raise
-            await _answer(scope, _known(error, scope))(scope, receive, send)
+            await _answer(scope, _known(error))(scope, receive, send)
 
 
-def _known(error: Exception, scope: Scope) -> QuinceError:
+def _known(error: Exception) -> QuinceError:
     if isinstance(error, QuinceError):
         return error
-    logger.error("%s: unexpected error", scope["state"]["request_id"], exc_info=error)
+    logger.error("%s: unexpected error", current_request_id(), exc_info=error)
     return QuinceError("The server had an unexpected error; its log says more.")
 
 
@@ -104,6 +105,7 @@ def _answer(
     scope: Scope, error: QuinceError, status: int | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """In the dialect of the request's path; ``status`` if it is not the error's own."""
+    current_request().fail(error)
     encode = next(encoder for prefix, encoder in DIALECTS if scope["path"].startswith(prefix))
     headers = dict(headers or {})
     if error.retry_after is not None:

@@ -12,6 +12,7 @@ import msgspec
 from starlette.types import Send
 
 from quince.errors import QuinceError
+from quince.metrics import current_request
 from quince.server.sse import EventStream
 
 logger = logging.getLogger(__name__)
@@ -42,4 +43,5 @@ async def lines(
         if not isinstance(error, QuinceError):
             logger.error("a stream failed", exc_info=error)
             error = QuinceError("The server had an unexpected error; its log says more.")
+        current_request().fail(error)
         yield encode_error(error) + b"\n"

@@ -8,15 +8,18 @@ import errno
 import logging
 import signal
 import socket
+from pathlib import Path
 
 import uvicorn
 import uvloop
 
-from quince import __version__
-from quince.config import ServeConfig
+from quince import __version__, logs
+from quince.config import ServeConfig, background_output, service_manager
 from quince.errors import UsageError
 from quince.models.manager import ModelManager
+from quince.server import registration
 from quince.server.app import create_app
+from quince.server.notify import Notifier
 
 logger = logging.getLogger("quince")
 
@@ -24,21 +27,39 @@ logger = logging.getLogger("quince")
 GOODBYE = 2.0
 
 
-def serve(config: ServeConfig) -> None:
+def serve(config: ServeConfig, *, private: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C: no new connections, running requests get ``drain_timeout``, then the engines end.
 
-    A second Ctrl-C does not wait for requests. Raises UsageError for an address that cannot be bound or a model that
-    is not there, ModelLoadError for one without a usable tokenizer.
+    The end of the terminal (SIGHUP) counts as SIGTERM; a second Ctrl-C does not wait for requests. Raises UsageError
+    for an address that cannot be bound or a model that is not there, ModelLoadError for one without a usable tokenizer.
+    ``private``: its parent alone knows of it.
     """
+    _end_with_terminal()
+    logs.setup(
+        config.log_level,
+        format=config.log_format,
+        file=None if config.log_file is None else config.log_file.expanduser(),
+        file_size=config.log_file_size,
+        file_count=config.log_file_count,
+    )
     manager = ModelManager(config)
     with (
-        bind(config.host, config.port) as listener,
+        bind(config.host, config.port, config.home) as listener,
+        contextlib.nullcontext()
+        if private
+        else registration.registered(config, listener.getsockname()[:2], background_output()),
         # Ctrl-C or SIGTERM before uvicorn has taken over the signals
         contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(config, manager, listener))
     logger.info("stopped")
+
+
+def _end_with_terminal() -> None:
+    """Without this, a closed terminal would cut every answer off. Under nohup, which ignores SIGHUP, it stays so."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 async def _serve(config: ServeConfig, manager: ModelManager, listener: socket.socket) -> None:
@@ -75,8 +96,14 @@ class _Server(uvicorn.Server):
         self._manager = manager
         self._drain_timeout = drain_timeout
         self._drained = asyncio.Event()
+        self._notifier = Notifier(service_manager())
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._notifier.start(self._manager.health)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notifier.stopping()
         stopping = asyncio.create_task(self._stop_manager())
         try:
             await super().shutdown(sockets)  # returns when all requests are done, or at a second Ctrl-C
@@ -93,7 +120,7 @@ class _Server(uvicorn.Server):
         await self._manager.stop()
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, home: Path) -> socket.socket:
     """A listening socket, with the reason in one sentence if there can be none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -104,7 +131,10 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise UsageError(f"port {port} on {host} is in use: stop what uses it, or choose another --port") from None
+            holder = registration.holder(home, port)
+            raise UsageError(
+                f"port {port} on {host} is in use by {holder}: stop what uses it, or choose another --port"
+            ) from None
         if error.errno == errno.EACCES:
             raise UsageError(f"port {port} on {host} is not allowed for this user: choose one above 1023") from None
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None

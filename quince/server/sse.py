@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quince.errors import QuinceError
+from quince.metrics import current_request
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class EventStream(Response):
         self._chunks = chunks
         self._encode_error = encode_error
         self._interval = keepalive_interval
+        self._request = current_request()
+        self._request.streamed = True
         self._lock = asyncio.Lock()
         self._started = False
         self._sent_at = asyncio.get_running_loop().time()
@@ -57,6 +60,7 @@ class EventStream(Response):
             await asyncio.wait([writer, *helpers], return_when=asyncio.FIRST_COMPLETED)
         finally:
             finished = writer.done()
+            self._request.client_left = not finished
             for task in (writer, *helpers):
                 task.cancel()
             await asyncio.gather(writer, *helpers, return_exceptions=True)
@@ -74,6 +78,7 @@ class EventStream(Response):
             if not isinstance(error, QuinceError):
                 logger.error("a stream failed", exc_info=error)
                 error = QuinceError("The server had an unexpected error; its log says more.")
+            self._request.fail(error)
             await self._send(send, event(self._encode_error(error)))
         async with self._lock:
             await send({"type": "http.response.body", "body": b""})

@@ -44,7 +44,8 @@ class AnswerRules:
 
 
 class Answer:
-    """Turns one request's outputs into events. ``finished`` is set with the last event.
+    """Turns one request's outputs into events. ``finish_reason`` is set with the last event, the counts of tokens are
+    those that have come.
 
     Stop strings are looked for in the text that the client sees as such: not in reasoning, not in calls.
     """
@@ -57,12 +58,16 @@ class Answer:
         self._logprobs = _TextLogprobs()
         self._prompt_tokens = prompt_tokens
         self._cached_tokens = 0
-        self._completion_tokens = 0
-        self._reasoning_tokens = 0
+        self.completion_tokens = 0
+        self.reasoning_tokens = 0
         self._calls = 0
         self._last: Delta | None = None  # what the model is at: the kind of its last delta
         self._deltas: list[Delta] = []
-        self.finished = False
+        self.finish_reason: StopReason | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
 
     def push(self, outputs: Sequence[Output]) -> list[Event]:
         """All that the outputs bring, neighbours of one kind in one delta: a slow reader gets fewer and larger ones."""
@@ -75,13 +80,13 @@ class Answer:
         events: list[Event] = [*_joined(self._deltas)]
         self._deltas = []
         if reason is not None:
-            self.finished = True
+            self.finish_reason = reason
             events.append(Finished(reason, self._usage()))
         return events
 
     def _push_output(self, output: Output) -> StopReason | None:
         for number, token_id in enumerate(output.token_ids):
-            self._completion_tokens += 1
+            self.completion_tokens += 1
             if token_id in self._rules.stop_token_ids:
                 break
             if reason := self._push_token(token_id, output.logprobs[number] if output.logprobs else None):
@@ -95,7 +100,7 @@ class Answer:
             self._logprobs.add(self._described(token_id, logprob))
         reason = self._take(self._parse(self._detokenizer.push(token_id)))
         if isinstance(self._last, ReasoningDelta):
-            self._reasoning_tokens += 1
+            self.reasoning_tokens += 1
         return reason
 
     def _parse(self, text: str) -> Sequence[Delta]:
@@ -146,7 +151,7 @@ class Answer:
         return StopReason.TOOL_CALLS if self._calls and reason is StopReason.STOP else reason
 
     def _usage(self) -> Usage:
-        return Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
+        return Usage(self._prompt_tokens, self.completion_tokens, self._cached_tokens, self.reasoning_tokens)
 
     def _described(self, token_id: int, logprob: TokenLogprobs) -> TokenLogprob:
         token = self._tokenizer.vocabulary.token

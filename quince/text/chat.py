@@ -124,7 +124,7 @@ class ChatPrompter:
         )
         if media:
             text = place(text, media)
-        token_ids = self._tokenizer.encode(text, add_special_tokens=False)
+        token_ids = self._tokenizer.encode_prompt(text)
         tail = text[-PROMPT_TAIL:]
         opened = self._reasoning is not None and self._reasoning.opened(tail)
         closed = self._reasoning is not None and self._reasoning.closed(tail)

@@ -10,6 +10,7 @@ import numpy as np
 from quince.engine.client import EngineClient
 from quince.engine.messages import PoolInput, PoolRequest
 from quince.errors import InvalidRequest
+from quince.metrics import current_request
 from quince.text.generation import maybe_on_thread
 from quince.text.pooling import Numbers, check_inputs, pool
 from quince.text.prompts import PromptChoice, Prompts
@@ -50,7 +51,8 @@ class TextEmbedder:
         prompt = self._prompts.choose(params.prompt)
         if params.prompt and any(not isinstance(one, str) for one in inputs):
             raise InvalidRequest("input: nothing can be put before token ids; send texts", param="input")
-        with self._engine.admit(request_id):
+        request = current_request()
+        with request.answered_as(request_id), self._engine.admit(request_id):
             ready = await self._engine.wait_ready()
             if params.dimensions is not None and params.dimensions > ready.dimensions:
                 raise InvalidRequest(
@@ -66,7 +68,9 @@ class TextEmbedder:
 
             encoded = await maybe_on_thread(prepare, sum(map(len, inputs)))
             vectors = await pool(self._engine, PoolRequest(request_id, encoded), ready.dimensions)
-        return Embeddings(_cut(vectors, params.dimensions), sum(len(one.token_ids) for one in encoded))
+        prompt_tokens = sum(len(one.token_ids) for one in encoded)
+        request.pooled(prompt_tokens)
+        return Embeddings(_cut(vectors, params.dimensions), prompt_tokens)
 
     def _encode(self, inputs: Sequence[str | list[int]], prompt: str, limit: int | None) -> list[PoolInput]:
         texts = [self._text(prompt + one) for one in inputs if isinstance(one, str)]

@@ -15,6 +15,7 @@ from quince.engine.client import ANSWER_MARK, EngineClient
 from quince.engine.messages import Ready
 from quince.engine.preprocess import PreparedMedia
 from quince.errors import ContextLengthExceeded, InvalidRequest
+from quince.metrics import AnswerRecord, current_request
 from quince.sampling import SamplingParams
 from quince.text.answer import Answer, AnswerRules
 from quince.text.chat import ChatParams, ChatPrompter, Message, Prompt
@@ -110,7 +111,7 @@ class TextGenerator:
 
         size = sum(len(str(message)) for message in messages) + len(str(params.chat))
         names = _names(request_id, params.n)
-        with self._engine.admit(*names):
+        with current_request().answered_as(request_id), self._engine.admit(*names):
             async with self._read(media) as prepared:
                 size += sum(one.tokens for one in prepared)
                 prompt = await maybe_on_thread(lambda: prepare(prepared), size + _format_size(params))
@@ -138,7 +139,7 @@ class TextGenerator:
 
         size = sum(len(prompt) for prompt in prompts)
         names = _names(request_id, len(prompts) * params.n)
-        with self._engine.admit(*names):
+        with current_request().answered_as(request_id), self._engine.admit(*names):
             prepared = await maybe_on_thread(prepare, size + _format_size(params))
             async with aclosing(self._answers(names, prepared, params)) as events:
                 async for event in events:
@@ -160,10 +161,10 @@ class TextGenerator:
         ready = await self._engine.wait_ready()
         for prompt in prompts:
             self._check(prompt, params, ready)
-        asked = [(prompt, choice) for prompt in prompts for choice in range(params.n)]
+        asked = [(number, choice) for number in range(len(prompts)) for choice in range(params.n)]
         streams = [
-            self._answer(name, prompt, self._sampling(prompt, params, ready, choice), params)
-            for name, (prompt, choice) in zip(names, asked, strict=True)
+            self._answer(name, prompts[number], self._sampling(prompts[number], params, ready, choice), params, number)
+            for name, (number, choice) in zip(names, asked, strict=True)
         ]
         if len(streams) == 1:  # spares it a task for each event
             async with aclosing(streams[0]) as events:
@@ -175,8 +176,9 @@ class TextGenerator:
                 yield numbered
 
     async def _answer(
-        self, request_id: str, prompt: Prompt, sampling: SamplingParams, params: GenerationParams
+        self, request_id: str, prompt: Prompt, sampling: SamplingParams, params: GenerationParams, number: int
     ) -> AsyncGenerator[Event, None]:
+        """``number`` is the prompt's among the request's."""
         rules = AnswerRules(
             stop_token_ids=sampling.stop_token_ids,
             stop=params.stop,
@@ -189,17 +191,23 @@ class TextGenerator:
         # Messages end with what ends answers.
         ends = set(self._tokenizer.eos_token_ids)
         boundaries = [index + 1 for index, token_id in enumerate(prompt.token_ids) if token_id in ends]
-        stream = self._engine.generate(request_id, prompt.token_ids, sampling, boundaries, prompt.media)
-        async with aclosing(stream) as batches:
-            echo = prompt.echo
-            async for outputs in batches:
-                if echo:
-                    yield TextDelta(echo)
-                    echo = ""
-                for event in answer.push(outputs):
-                    yield event
-                if answer.finished:
-                    return
+        with AnswerRecord(current_request(), number, len(prompt.token_ids)) as record:
+            stream = self._engine.generate(request_id, prompt.token_ids, sampling, boundaries, prompt.media)
+            async with aclosing(stream) as batches:
+                echo = prompt.echo
+                async for outputs in batches:
+                    if outputs[0].started:
+                        record.started(outputs[0].cached_tokens)
+                    if echo:
+                        yield TextDelta(echo)
+                        echo = ""
+                    events = answer.push(outputs)
+                    record.advance(answer.completion_tokens, answer.reasoning_tokens)
+                    record.finish_reason = answer.finish_reason and answer.finish_reason.value
+                    for event in events:
+                        yield event
+                    if answer.finished:
+                        return
 
     def _check(self, prompt: Prompt, params: GenerationParams, ready: Ready) -> None:
         """Refuse what the loaded model cannot take."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from quince.engine.client import EngineClient
 from quince.engine.messages import PoolInput, PoolRequest
 from quince.errors import InvalidRequest, ModelLoadError
+from quince.metrics import current_request
 from quince.text.generation import maybe_on_thread
 from quince.text.pooling import check_inputs, pool
 from quince.text.tokenizer import Tokenizer, read_json
@@ -119,7 +120,8 @@ class TextReranker:
 
     async def rank(self, request_id: str, query: str, documents: Sequence[str], params: RerankParams) -> Ranking:
         """Cancelling the task aborts the request. Raises InvalidRequest, and what EngineClient.pool raises."""
-        with self._engine.admit(request_id):
+        request = current_request()
+        with request.answered_as(request_id), self._engine.admit(request_id):
             ready = await self._engine.wait_ready()
 
             def prepare() -> list[PoolInput]:
@@ -133,7 +135,9 @@ class TextReranker:
 
             size = sum(map(len, documents)) + len(query) * len(documents)
             inputs = await maybe_on_thread(prepare, size)
-            request = PoolRequest(request_id, inputs, self._format.label_token_ids)
-            scores = (await pool(self._engine, request, ready.dimensions))[:, 0].tolist()
+            pooled = PoolRequest(request_id, inputs, self._format.label_token_ids)
+            scores = (await pool(self._engine, pooled, ready.dimensions))[:, 0].tolist()
         ranked = sorted(enumerate(scores), key=lambda one: -one[1])  # stable
-        return Ranking(ranked[: params.top_n], sum(len(one.token_ids) for one in inputs))
+        prompt_tokens = sum(len(one.token_ids) for one in inputs)
+        request.pooled(prompt_tokens)
+        return Ranking(ranked[: params.top_n], prompt_tokens)

@@ -11,6 +11,7 @@ from typing import Any
 
 from quince.errors import InvalidRequest, ModelLoadError
 from quince.text.detokenizer import Detokenizer
+from quince.text.segments import SegmentEncoder
 from quince.text.vocabulary import Vocabulary
 
 # One of these must be there; without any, transformers makes an empty tokenizer.
@@ -42,6 +43,7 @@ class Tokenizer:
         self.chat_template = _chat_template(self._tokenizer.chat_template)
         self.has_file = (path / "tokenizer.json").is_file()
         self.vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
+        self._segments = SegmentEncoder(self._tokenizer.backend_tokenizer)
         added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
         self._hidden_token_ids = frozenset(number for number, token in added.items() if token.special)
         # The tokens that a grammar cannot spell as text, with their ids: llguidance counts marks like <think> among
@@ -55,6 +57,13 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
+            raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """A rendered conversation, special tokens and all; fast if most of it was there before."""
+        try:
+            return self._segments.encode(text)
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
             raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
 

@@ -147,8 +147,8 @@ class ServerProcess:
             return httpx2.Response(503, json={"status": "unavailable", "reason": "not listening"})
 
     def stats(self) -> dict[str, Any]:
-        """/v1/queue/stats, with the only model's figures beside the totals."""
-        body: dict[str, Any] = self.get("/v1/queue/stats").json()
+        """/stats, with the only model's figures beside the totals."""
+        body: dict[str, Any] = self.get("/stats").json()
         (model,) = body.pop("models").values()
         return {**model, **body}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -10,39 +11,14 @@ from pathlib import Path
 import pytest
 
 from quince import __version__
+from quince.config import SETTINGS
 from tests.e2e.conftest import StartServer
 from tests.e2e.helpers import chat_body
 from tests.e2e.server_process import QUINCE, environment
 
-FLAGS = (
-    "--host",
-    "--port",
-    "--api-key",
-    "--cors-origin",
-    "--tool-parser",
-    "--reasoning-parser",
-    "--ctx-size",
-    "--max-tokens",
-    "--temperature",
-    "--top-p",
-    "--max-running-requests",
-    "--queue-size",
-    "--queue-timeout",
-    "--prefill-chunk-size",
-    "--engine-timeout",
-    "--model-type",
-    "--max-loaded-models",
-    "--memory-budget",
-    "--idle-ttl",
-    "--preload",
-    "--auto-download",
-    "--any-model-name",
-    "--log-level",
-)
-
 
 def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    wide = {"COLUMNS": "200", "NO_COLOR": "1", **(env or {})}
+    wide = {"COLUMNS": "200", "NO_COLOR": "1", "QUINCE_HOME": "/nonexistent", **(env or {})}
     return subprocess.run(
         [*QUINCE, *args], capture_output=True, text=True, timeout=60, env=environment(wide), check=False
     )
@@ -57,7 +33,9 @@ def test_help() -> None:
 def test_serve_help_names_every_option() -> None:
     result = run("serve", "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    assert [flag for flag in FLAGS if flag not in result.stdout] == []
+    flags = [setting.flag for name, setting in SETTINGS.items() if name != "model"]
+    assert len(flags) > 30
+    assert [flag for flag in ("--config", *flags) if not re.search(rf"^  {flag}\b", result.stdout, re.MULTILINE)] == []
 
 
 def test_version() -> None:
@@ -141,6 +119,15 @@ def test_settings_from_the_environment(start_server: StartServer, model_dir: Pat
     assert too_long.json()["error"]["code"] == "context_length_exceeded"
 
 
+def test_tracebacks_are_for_debugging(model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        args = ("serve", "--port", str(occupied.getsockname()[1]), str(model_dir))
+        assert "Traceback" not in run(*args).stderr
+        for shown in (run(*args, "--log-level", "debug"), run(*args, env={"QUINCE_LOG_LEVEL": "debug"})):
+            assert shown.returncode == 1 and "Traceback" in shown.stderr
+            assert shown.stderr.splitlines()[-1].startswith("quince: port")
+
+
 def test_the_port_from_the_environment(model_dir: Path) -> None:
     """Taken by somebody else, so that the sentence shows which one it was."""
     with socket.create_server(("127.0.0.1", 0)) as occupied:
@@ -166,3 +153,65 @@ def test_a_relative_path_and_the_served_name(start_server: StartServer, model_di
         answer = server.post("/v1/chat/completions", chat_body(model=name, max_tokens=2))
         assert answer.status_code == 200, answer.text
         assert answer.json()["model"] == name
+
+
+FILE = """
+port: 9000
+api_key: [sesame]
+models:
+  m: {top-k: 5, alias: [a, b]}
+"""
+
+
+def test_the_effective_configuration(tmp_path: Path) -> None:
+    """Each value with its source; no secret."""
+    (tmp_path / "config.yaml").write_text(FILE)
+    env = {"QUINCE_HOME": str(tmp_path), "QUINCE_HOST": "::1"}
+    shown = run("config", env=env)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = [re.split(r"\s{2,}", line.strip()) for line in shown.stdout.splitlines()]
+    assert lines[0] == ["SETTING", "VALUE", "FROM"]
+    for line in (
+        ["home", str(tmp_path), "QUINCE_HOME"],
+        ["host", "::1", "QUINCE_HOST"],
+        ["port", "9000", f"{tmp_path}/config.yaml, line 2"],
+        ["api_key", "********", f"{tmp_path}/config.yaml, line 3"],
+        ["queue_size", "100", "default"],
+        ["m: top_k", "5", f"{tmp_path}/config.yaml, line 5"],
+        ["m: alias", "a, b", f"{tmp_path}/config.yaml, line 5"],
+    ):
+        assert line in lines
+    assert "sesame" not in shown.stdout
+
+    rows = json.loads(run("config", "--json", env=env).stdout)
+    found = {(row["model"], row["name"]): row for row in rows}
+    place = f"{tmp_path}/config.yaml, line"
+    port = {"name": "port", "model": None, "value": 9000, "source": "file", "where": f"{place} 2"}
+    assert found[None, "port"] == port
+    assert found[None, "api_key"]["value"] == ["********"]
+    assert found[None, "queue_size"] == {**port, "name": "queue_size", "value": 100, "source": "default", "where": None}
+    assert found["m", "alias"]["value"] == ["a", "b"]
+
+
+def test_where_the_configuration_file_is(tmp_path: Path) -> None:
+    env = {"QUINCE_HOME": str(tmp_path)}
+    assert run("config", "--path", env=env).stdout == f"{tmp_path}/config.yaml\n"
+    (tmp_path / "config.json").write_text("{}")
+    assert run("config", "--path", env=env).stdout == f"{tmp_path}/config.json\n"
+    assert run("config", "--path", "--config", "x.yaml", env=env).stdout == "x.yaml\n"
+    assert run("config", "--path", "--example", env=env).returncode == 2
+
+
+def test_an_example_that_changes_nothing(tmp_path: Path) -> None:
+    env = {"QUINCE_HOME": str(tmp_path)}
+    (tmp_path / "config.yaml").write_text(run("config", "--example", env=env).stdout)
+    rows = json.loads(run("config", "--json", env=env).stdout)
+    assert {row["source"] for row in rows if row["name"] != "home"} == {"default"}
+
+
+@pytest.mark.parametrize("command", [("config",), ("serve", "--port", "0")])
+def test_a_broken_configuration_file_is_one_sentence(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "config.yaml").write_text("host: a\nprot: 9000\n")
+    result = run(*command, env={"QUINCE_HOME": str(tmp_path)})
+    said = f"quince: {tmp_path}/config.yaml, line 2: unknown key 'prot'; did you mean 'port'?\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", said)

@@ -52,7 +52,7 @@ def bystander_body(*, stream: bool) -> dict[str, Any]:
 
 
 async def stats(http: httpx2.AsyncClient) -> dict[str, Any]:
-    body: dict[str, Any] = (await http.get("/v1/queue/stats")).json()
+    body: dict[str, Any] = (await http.get("/stats")).json()
     return {**body["models"]["tiny-chat"], **body}
 
 

@@ -112,7 +112,7 @@ async def health(http: httpx2.AsyncClient, status: int) -> dict[str, Any] | None
 
 
 async def running(http: httpx2.AsyncClient, count: int) -> bool:
-    return bool((await http.get("/v1/queue/stats")).json()["running"] == count)
+    return bool((await http.get("/stats")).json()["running"] == count)
 
 
 def test_the_engine_is_killed_while_idle_and_again(start_server: StartServer) -> None:

@@ -320,6 +320,6 @@ def test_a_client_that_leaves_during_the_load(start: Start) -> None:
     with pytest.raises(httpx2.ReadTimeout):
         httpx2.post(server.base_url + CHAT, json=chat_body(model="one", max_tokens=4000), timeout=0.3, trust_env=False)
     wait_for(lambda: model_state(server, "one") == "ready", within=20, what="it is loaded")
-    stats = server.get("/v1/queue/stats").json()
+    stats = server.get("/stats").json()
     assert (stats["running"], stats["waiting"]) == (0, 0)
     assert server.post("/v1/models/one/unload", {}).json()["state"] == "unloaded", "nobody holds it"

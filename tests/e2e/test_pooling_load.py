@@ -96,7 +96,7 @@ async def test_a_cancelled_request_ends_and_the_engine_goes_on(pooling: ServerPr
 
 async def test_a_request_whose_client_leaves_is_dropped(pooling: ServerProcess) -> None:
     async def open_requests() -> int:
-        stats: dict[str, Any] = (await client.get("/v1/queue/stats")).json()
+        stats: dict[str, Any] = (await client.get("/stats")).json()
         return int(stats["models"]["bert"]["open_requests"])
 
     async def begun() -> bool:
@@ -161,9 +161,9 @@ async def test_a_crash_fails_its_own_requests_and_is_recovered_from(narrow: Serv
 async def test_what_a_pooling_model_does_is_counted(pooling: ServerProcess) -> None:
     async with http_client(pooling.base_url) as client:
         await client.post(PATH, json={"model": "modernbert", "input": ["abc", "defg"]})
-        before = (await client.get("/v1/queue/stats")).json()["models"]["modernbert"]
+        before = (await client.get("/stats")).json()["models"]["modernbert"]
         await client.post(PATH, json={"model": "modernbert", "input": ["abc", "defg"]})
-        after = (await client.get("/v1/queue/stats")).json()["models"]["modernbert"]
+        after = (await client.get("/stats")).json()["models"]["modernbert"]
         assert after["prompt_tokens"] - before["prompt_tokens"] == 3 + 4 + 2 * 2
         assert after["steps"] > before["steps"] and after["running"] == after["waiting"] == 0
         health = json.loads((await client.get("/health")).text)

@@ -43,7 +43,7 @@ async def occupied(http: httpx2.AsyncClient, waiting: int = 0) -> AsyncIterator[
 
 async def counts_are(http: httpx2.AsyncClient, expected: tuple[int, int]) -> None:
     async def reached() -> bool:
-        stats = (await http.get("/v1/queue/stats")).json()
+        stats = (await http.get("/stats")).json()
         return (stats["running"], stats["waiting"]) == expected
 
     await eventually(reached, within=2, what=f"running and waiting are {expected}")
@@ -62,7 +62,7 @@ async def test_a_full_queue(start_server: StartServer) -> None:
             with pytest.raises(openai.RateLimitError):
                 await client.chat.completions.create(**arguments(chat_body()))
             assert (await http.get("/health")).status_code == 200
-            stats = (await http.get("/v1/queue/stats")).json()
+            stats = (await http.get("/stats")).json()
             assert (stats["running"], stats["waiting"]) == (1, 2)
         await counts_are(http, (0, 0))
         assert (await http.post(CHAT, json=chat_body())).status_code == 200

@@ -79,7 +79,7 @@ async def at_rest(http: httpx2.AsyncClient) -> dict[str, Any]:
     """The model's figures once nothing runs, nothing waits and no request is open."""
 
     async def figures() -> dict[str, Any] | None:
-        body = (await http.get("/v1/queue/stats")).json()
+        body = (await http.get("/stats")).json()
         model: dict[str, Any] = body["models"]["tiny-chat"]
         idle = (body["running"], body["waiting"], model["open_requests"]) == (0, 0, 0)
         return model if idle else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from quince.engine.client import EngineClient, EngineLimits, EngineState
+from quince.engine.history import Death
 from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import EngineConfig, FinishReason, Output
+from quince.engine.supervisor import _split_level
 from quince.errors import EngineError, EngineUnavailable, InvalidRequest, QueueFull, QueueTimeout
 from quince.sampling import SamplingParams
 
@@ -276,3 +279,33 @@ async def test_a_request_can_be_cancelled_before_it_is_sent() -> None:
                 assert [output.finish_reason for output in await ask(client, ANSWER, name)] == [FinishReason.ABORT]
             assert (await ask(client, ANSWER, "b"))[-1].finish_reason is FinishReason.LENGTH
         assert (await ask(client, ANSWER, "a#0"))[-1].finish_reason is FinishReason.LENGTH, "forgotten with the block"
+
+
+async def test_deaths_and_restarts_are_counted_by_why() -> None:
+    async with running(engine_timeout=0.5) as client:
+        for prompt in (DIE, HANG):
+            with pytest.raises(EngineUnavailable):
+                await ask(client, prompt)
+            await until(client, EngineState.READY)
+        assert client.history.deaths == {Death.DIED: 1, Death.HUNG: 1}
+        assert client.history.restarts == client.restarts == 2
+    async with running("broken") as client:
+        await until(client, EngineState.RESTARTING)
+        assert client.history.deaths == {Death.LOAD_FAILED: 1}
+
+
+async def test_what_the_engine_says_is_logged_with_its_model_and_level(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as client:
+        await until(client, EngineState.READY)
+        pid = client.pid
+        with pytest.raises(EngineUnavailable):
+            await ask(client, DIE)
+    (record,) = [record for record in caplog.records if record.name == "quince.engine"]
+    assert (record.levelname, record.getMessage()) == ("WARNING", "out of memory, says the fake")
+    assert vars(record)["fields"] == {"model": "fake", "engine": pid}
+
+
+def test_levels_are_read_from_the_engine_s_lines() -> None:
+    assert _split_level("ERROR a step failed") == (logging.ERROR, "a step failed")
+    assert _split_level("INFO 5 MiB") == (logging.INFO, "5 MiB")
+    assert _split_level("Traceback (most recent call last):") == (logging.WARNING, "Traceback (most recent call last):")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from quince.engine.messages import AddRequest, FinishReason
-from quince.engine.structured import Constraint, GrammarCompiler, TokenMasks
+from quince.engine.structured import Constraint, GrammarCompiler
+from quince.engine.token_masks import TokenMasks
 from quince.sampling import SamplingParams, ThinkingBudget
 from tests.engine.driver import make_core, run
 from tests.tiny_models import END_TOKEN_ID, VOCAB_SIZE, build, tokenizer_file
@@ -61,15 +62,6 @@ def test_a_mask_is_what_the_grammar_allows() -> None:
 def test_a_token_that_the_grammar_forbids_is_told() -> None:
     constraint = compiled(lark("start: /[0-9]+/"))
     assert constraint.advance(ord("a"))
-
-
-def test_masks_take_what_was_said_and_tell_whose_grammar_forbids_it() -> None:
-    rows = [compiled(lark('start: "ab"')), None, compiled(lark('start: "ab"')), None]
-    masks = TokenMasks(VOCAB_SIZE)
-    masks.start(rows, [ord("a"), ord("z"), ord("z"), None])
-    allowed = masks.result()
-    assert np.flatnonzero(np.array(allowed.tokens[0])).tolist() == [ord("b")]
-    assert list(allowed.errors) == [2]
 
 
 def test_a_constraint_restarts_from_what_was_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable
 
 import httpx2
@@ -12,6 +13,7 @@ from starlette.responses import StreamingResponse
 from quince.config import ServeConfig
 from quince.models.manager import ModelManager
 from quince.server.app import create_app
+from quince.server.middleware import KINDS
 
 ORIGIN = {"origin": "http://localhost:3000"}
 KEY = {"x-api-key": "key"}
@@ -35,6 +37,14 @@ def make_app(cors_origin: Iterable[str] = ("http://localhost:3000", "https://cha
             yield b"two"
 
         return StreamingResponse(pieces(), headers={"X-Request-Id": "chatcmpl-its-own"})
+
+    @app.get("/cut")
+    async def cut() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"one"
+            raise RuntimeError("in the middle of an answer")
+
+        return StreamingResponse(pieces())
 
     return app
 
@@ -103,6 +113,24 @@ async def test_a_bug_is_logged_with_the_answer_s_id(
     assert record.exc_info is not None and "nobody's business" in str(record.exc_info[1])
 
 
+async def test_every_request_is_a_line_of_the_log(client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "quince.requests")
+    await client.get("/v1/models", headers=KEY)
+    await client.post("/v1/chat/completions", content=b"{}", headers={**KEY, **JSON})
+    with pytest.raises(RuntimeError, match="in the middle"):
+        await client.get("/cut", headers=KEY)
+    await client.get("/bug", headers=KEY)
+    lines = [one for one in caplog.records if one.name == "quince.requests"]
+    found = [(one.levelname, one.getMessage(), vars(one)["fields"].get("error")) for one in lines]
+    assert found == [
+        ("INFO", "GET /v1/models", None),
+        ("INFO", "POST /v1/chat/completions", "invalid_request_error"),
+        ("WARNING", "GET /cut", "server_error"),
+        ("WARNING", "GET /bug", "server_error"),
+    ]
+    assert [vars(one)["fields"].get("outcome") for one in lines] == [None, "error", None, None]
+
+
 async def test_ids_differ_and_are_not_the_client_s(client: httpx2.AsyncClient) -> None:
     headers = {**KEY, "x-request-id": "mine"}
     ids = {(await client.get("/v1/models", headers=headers)).headers["x-request-id"] for _ in range(5)}
@@ -149,3 +177,12 @@ async def test_head_is_answered_where_get_is(client: httpx2.AsyncClient, path: s
     get = await client.get(path, headers=KEY)
     assert head.status_code == get.status_code == status
     assert head.headers["content-length"] == get.headers["content-length"]
+
+
+OTHERS = {"/v1/tokenize", "/v1/detokenize", "/v1/cancel", "/api/show", "/api/pull", "/api/copy"}
+
+
+def test_every_route_is_counted_or_known_to_be_of_no_kind() -> None:
+    """A new API says here what its requests are."""
+    paths = {path for path, methods in make_app([]).openapi()["paths"].items() if "post" in methods}
+    assert {path for path in paths if not path.startswith("/v1/models/")} - OTHERS <= set(KINDS)

@@ -129,7 +129,7 @@ def test_what_a_plain_model_cannot_do_is_refused(tokenizer: Tokenizer, params: C
         def render_chat(self, *_: object) -> str:
             return "Hi"
 
-        encode, token_id = tokenizer.encode, tokenizer.token_id
+        encode_prompt, encode, token_id = tokenizer.encode_prompt, tokenizer.encode, tokenizer.token_id
 
     with pytest.raises(InvalidRequest):
         ChatPrompter(Plain(), None, None).prepare(HI, params, None)  # type: ignore[arg-type]

@@ -1,12 +1,15 @@
-"""Health, queue figures and cancelling."""
+"""Health, figures and cancelling."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
+from quince.server import figures
 from quince.server.dependencies import State, json_response
+from quince.server.protocol.operations import MlxStatus, QueueStats, Stats
 
 router = APIRouter(tags=["Operations"])
 
@@ -36,25 +39,31 @@ async def health(state: State) -> Response:
     return json_response(body, status=200 if healthy else 503, **({} if healthy else {"Retry_After": "2"}))
 
 
-@router.get("/v1/queue/stats", response_model=None)
-async def queue_stats(state: State) -> Response:
-    """What runs and what waits, in all and per model; tokens are counted since the engine started."""
-    models = {
-        model.name: {
-            "running": model.engine.stats.running,
-            "waiting": model.engine.num_waiting,
-            "open_requests": model.engine.num_requests,
-            "steps": model.engine.stats.steps,
-            "prompt_tokens": model.engine.stats.prompt_tokens,
-            "generation_tokens": model.engine.stats.generation_tokens,
-            "active_memory": model.engine.stats.active_memory,
-            "peak_memory": model.engine.stats.peak_memory,
-        }
-        for model in state.manager.models
-    }
-    totals = {name: sum(model[name] for model in models.values()) for name in ("running", "waiting")}
-    limits = {"max_running_requests": state.config.max_running_requests, "queue_size": state.config.queue_size}
-    return json_response({**totals, **limits, "models": models})
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request, state: State) -> Response:
+    """All figures, for Prometheus."""
+    from quince.server import prometheus  # takes long, and most servers are never scraped
+
+    body, content_type = prometheus.scrape(state.metrics, state.manager, request.headers.get("accept", ""))
+    return Response(body, media_type=content_type)
+
+
+@router.get("/stats")
+async def stats(state: State) -> Stats:
+    """What runs and what waits, and the scheduler's and the cache's figures, of every engine and in all."""
+    return figures.stats(state)
+
+
+@router.get("/v1/queue/stats")
+async def queue_stats(state: State) -> QueueStats:
+    """What runs and what waits, and what the requests so far have come to."""
+    return figures.queue_stats(state)
+
+
+@router.get("/v1/mlx/status")
+async def mlx_status(state: State) -> MlxStatus:
+    """Device, memory, models and versions."""
+    return figures.mlx_status(state)
 
 
 @router.post("/v1/cancel", response_model=None)

@@ -1,0 +1,1 @@
+"""``quince run``: a conversation in the terminal, over the HTTP API."""

@@ -1,0 +1,97 @@
+"""Which server a chat goes through: the one that was named, the one that runs here, or one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from typing import TextIO
+
+from quince import config
+from quince.chat.client import ChatClient
+from quince.chat.own_server import own_server
+from quince.config import ServeConfig
+from quince.errors import UsageError
+from quince.models.aliases import shipped
+from quince.models.store import ModelStore
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@contextlib.contextmanager
+def connect(model: str | None, url: str | None, note: TextIO | None) -> Iterator[ChatClient]:
+    """A client of a server that serves ``model`` (None: anything). ``note``: where a wait is told of.
+
+    Raises RemoteError, and UsageError for a model that is neither on the server nor here.
+    """
+    settings = config.load({})
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(ChatClient(_address(settings, url), _key(settings)))
+        if url is not None or _serves(client, model):
+            yield client
+            return
+        model = model or settings.model
+        _check_here(model, settings)
+        if note is not None:
+            note.write("No server runs here: starting one for this chat.\n")
+        yield stack.enter_context(own_server(model, directory=model is not None and _is_directory(model)))
+
+
+def is_model(name: str, url: str | None) -> bool:
+    """Whether a lone argument of ``quince run`` is a model, not something to ask.
+
+    A word that is nearly a model's name is one, too: better to be told of the mistake than to get an answer to it.
+    """
+    if _is_directory(name):
+        return True
+    if re.search(r"\s", name):
+        return False
+    settings = config.load({})
+    store = ModelStore(settings.home)
+    if _HUB_ID.fullmatch(name) or name in shipped() or store.find(name) is not None:
+        return True
+    with ChatClient(_address(settings, url), _key(settings)) as client:
+        if (url is not None or client.health() is not None) and client.knows(name):
+            return True
+    known = [model.name for model in store.models()]
+    return bool(difflib.get_close_matches(name, [*known, *store.aliases()], cutoff=0.8))
+
+
+def _address(settings: ServeConfig, url: str | None) -> str:
+    if url is not None:
+        if not re.match(r"https?://[^/\s]", url):
+            raise UsageError(f"--url {url}: an address is like http://127.0.0.1:8000")
+        return url
+    host = _EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _key(settings: ServeConfig) -> str | None:
+    return settings.api_key[0].get_secret_value() if settings.api_key else None
+
+
+def _serves(client: ChatClient, model: str | None) -> bool:
+    """Whether a server runs (waiting for one that is still loading) and has the model."""
+    if not client.wait_ready():
+        return False
+    if model is None:
+        return True
+    return client.knows(os.path.realpath(os.path.expanduser(model)) if _is_directory(model) else model)
+
+
+def _is_directory(name: str) -> bool:
+    """Of a model. Any text may be asked about: prompts are longer than paths can be."""
+    return os.path.isfile(os.path.join(os.path.expanduser(name), "config.json"))
+
+
+def _check_here(model: str | None, settings: ServeConfig) -> None:
+    if model is None or settings.auto_download or _is_directory(model):
+        return
+    store = ModelStore(settings.home)
+    if store.find(model) is None:
+        near = difflib.get_close_matches(model, [*(one.name for one in store.models()), *store.aliases()], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"`quince pull {model}` installs it, if it is a hub id"
+        raise UsageError(f"there is no model '{model}' here: {hint}")

@@ -1,0 +1,53 @@
+"""The server of one ``quince run``: run as ``python -m quince.cli.private_server`` by quince.chat.own_server.
+
+Standard input carries a PrivateServer as a line of JSON and then stays open: when it ends, the parent is gone, and so
+is the server, with its engines.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import msgspec
+
+from quince import config
+from quince.chat.own_server import PrivateServer
+from quince.cli import errors
+from quince.server import run
+
+PATIENCE = 8.0  # seconds to end in
+
+
+def main() -> None:
+    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=PrivateServer)
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    errors.run(lambda: _serve(spec))
+
+
+def _serve(spec: PrivateServer) -> None:
+    flags = {
+        "model": spec.model,
+        "preload": [spec.preload] if spec.preload else None,
+        "host": "127.0.0.1",
+        "port": spec.port,
+        "api_key": [spec.key],
+        "drain_timeout": 0,
+    }
+    settings = config.load(flags).model_copy(update={"log_file": None})  # that is another server's
+    run.serve(settings, private=True)
+
+
+def _end_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

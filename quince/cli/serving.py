@@ -1,0 +1,41 @@
+"""Commands that take the options of ``quince serve`` and hand them on: ``start``, ``service install``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from quince.cli import options
+from quince.cli.serve import Model
+
+if TYPE_CHECKING:
+    from quince.config import ServeConfig
+
+_TYPED = "quince.cli.serving.typed"
+
+
+class ServeArguments(options.SettingsCommand):
+    """Remembers the arguments as they were typed: after they have been parsed, they go to another process."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def takes_serve_options(command: Callable[[Sequence[str], ServeConfig], None]) -> Callable[..., None]:
+    """The function of a Typer command (``cls=ServeArguments``) with the options of ``serve``, checked as serve does.
+
+    ``command`` is given the typed arguments and the settings that they make.
+    """
+
+    @functools.wraps(command, assigned=("__name__", "__doc__"))
+    def run(ctx: typer.Context, model: Model = None) -> None:
+        from quince import config
+
+        command(ctx.meta[_TYPED], config.load({"model": model, **options.given(ctx)}))
+
+    del run.__wrapped__  # Typer would read the types of that one
+    return run

@@ -1,0 +1,1 @@
+"""``quince doctor``: what is wrong with this machine, in sentences."""
