@@ -80,7 +80,10 @@ def test_images_decide_the_answer(vision: ServerProcess) -> None:
 
 def test_a_second_question_about_an_image_reuses_it(vision: ServerProcess) -> None:
     asked = [question(6, words) for words in ("what is this?", "how large is that?")]
-    first, second = (vision.post(CHAT, body).json()["usage"] for body in asked)
+    first = vision.post(CHAT, asked[0]).json()["usage"]
+    encoded = vision.stats()["encoded_media"]
+    second = vision.post(CHAT, asked[1]).json()["usage"]
+    assert vision.stats()["encoded_media"] == encoded
     before = first["prompt_tokens_details"]["cached_tokens"]
     image_tokens = 16
     assert second["prompt_tokens_details"]["cached_tokens"] >= before + image_tokens
