@@ -15,6 +15,7 @@ SAID = {
     "openai_client.py": "Paris",
     "structured_output.py": "name='Tom' age=34 city='Lyon' languages=['French', 'German']",
     "tool_calls.py": "The temperature is 21 and the condition is sunny. The result is 68",
+    "vision.py": "The red circle is on the left.\nThe images differ: on the right there is a blue square",
 }
 
 
