@@ -42,7 +42,7 @@ class Plan:
 
 
 def padded(rows: list[list[list[int]]]) -> Ids:
-    columns = max(len(ids) for row in rows for ids in row)
+    columns = -(-max(len(ids) for row in rows for ids in row) // 8) * 8  # which attention kernels want
     texts = np.zeros((len(rows[0]), len(rows), columns), np.int16)
     for number, row in enumerate(rows):
         for part, ids in enumerate(row):

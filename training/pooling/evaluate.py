@@ -56,20 +56,15 @@ def questions(skill: str, count: int) -> Questions:
     )
 
 
-def ranks(scores: Numbers, right: list[int], allowed: Numbers) -> Numbers:
-    """Of the right documents, from 1 on."""
-    rows = np.arange(len(right))
-    best = scores[rows, right][:, None]
+def figures(scores: Numbers, right: list[int], allowed: Numbers) -> dict[str, float]:
+    """Means over the queries; of equal scores, any order is as likely."""
+    best = scores[np.arange(len(right)), right][:, None]
     above = ((scores > best) & allowed).sum(1)
-    equal = ((scores == best) & allowed).sum(1) - 1
-    return np.asarray(1 + above + equal / 2)
-
-
-def figures(found: Numbers) -> dict[str, float]:
+    equal = ((scores == best) & allowed).sum(1)
     return {
-        "recall@1": float((found < 2).mean()),
-        "recall@5": float((found < 6).mean()),
-        "mrr": float((1 / found).mean()),
+        "recall@1": float(np.clip((1 - above) / equal, 0, 1).mean()),
+        "recall@5": float(np.clip((5 - above) / equal, 0, 1).mean()),
+        "mrr": float((1 / (above + (equal + 1) / 2)).mean()),
     }
 
 
@@ -78,13 +73,13 @@ def score_skill(skill: str, count: int, embed: Embed, score: Score) -> dict[str,
     lexical = bm25.scores(asked.queries, asked.documents)
     queries, documents = embed(asked.queries), embed(asked.documents)
     near = queries @ documents.T
-    search = {"bm25": figures(ranks(lexical, asked.right, asked.open))}
-    search["embedding"] = figures(ranks(near, asked.right, asked.open))
+    search = {"bm25": figures(lexical, asked.right, asked.open)}
+    search["embedding"] = figures(near, asked.right, asked.open)
     for size in CUTS:
         one, two = (
             part[:, :size] / np.linalg.norm(part[:, :size], axis=1, keepdims=True) for part in (queries, documents)
         )
-        search[f"embedding, {size} dimensions"] = figures(ranks(one @ two.T, asked.right, asked.open))
+        search[f"embedding, {size} dimensions"] = figures(one @ two.T, asked.right, asked.open)
     listed = np.zeros_like(asked.open)
     for row, own in enumerate(asked.own):
         for scores in (lexical, near):
@@ -98,7 +93,7 @@ def score_skill(skill: str, count: int, embed: Embed, score: Score) -> dict[str,
     for (row, column), value in zip(pairs, given, strict=True):
         deep[row, column] = value
     ranking = {
-        name: figures(ranks(scores, asked.right, listed))
+        name: figures(scores, asked.right, listed)
         for name, scores in (("bm25", lexical), ("embedding", near), ("reranker", deep))
     }
     wrong = [
@@ -107,7 +102,7 @@ def score_skill(skill: str, count: int, embed: Embed, score: Score) -> dict[str,
         if first != asked.right[row]
     ]
     sizes = {"queries": count, "documents": len(asked.documents), "listed": float(listed.sum(1).mean())}
-    return {"sizes": sizes, "search": search, "ranking": ranking, "wrong": wrong[:12]}
+    return {"sizes": sizes, "search": search, "ranking": ranking, "wrong": wrong[:6]}
 
 
 def torch_backend(embedder: Path, reranker: Path) -> tuple[Embed, Score]:

@@ -107,7 +107,8 @@ class Encoder(nn.Module):
 
 
 class Bert(nn.Module):
-    """Token ids [rows, columns] with 0 for padding to states [rows, columns, hidden_size]."""
+    """Token ids [rows, columns] with 0 for padding to states [rows, columns, hidden_size] in float32; on a GPU, training
+    computes in bfloat16."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -118,12 +119,14 @@ class Bert(nn.Module):
 
     def forward(self, tokens: Tensor, types: Tensor) -> Tensor:
         mask = (tokens != 0)[:, None, None, :]
-        return self.encoder(self.embeddings(tokens, types), mask)
+        low = self.training and tokens.device.type == "cuda"
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=low):
+            return self.encoder(self.embeddings(tokens, types), mask).float()
 
     def vectors(self, tokens: Tensor) -> Tensor:
-        """The mean of a text's token states, in float32 and not of length 1 yet: [rows, hidden_size]."""
+        """The mean of a text's token states, not of length 1 yet: [rows, hidden_size]."""
         inside = (tokens != 0)[..., None]
-        states = self(tokens, torch.zeros_like(tokens)).float()
+        states = self(tokens, torch.zeros_like(tokens))
         return (states * inside).sum(1) / inside.sum(1)
 
 
@@ -149,7 +152,7 @@ class Reranker(nn.Module):
 
     def forward(self, tokens: Tensor, types: Tensor) -> Tensor:
         first = self.bert(tokens, types)[:, 0]
-        return self.classifier(self.bert.pooler(first))[:, 0].float()
+        return self.classifier(self.bert.pooler(first))[:, 0]
 
 
 def _init(module: nn.Module) -> None:
@@ -168,7 +171,7 @@ def joined(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     one, two = (first != 0).sum(1, keepdim=True), (second != 0).sum(1, keepdim=True)
     limit = 512
     total = (one + two - 1).clamp(max=limit)
-    columns = torch.arange(int(total.max()), device=first.device)[None, :]
+    columns = torch.arange(-(-int(total.max()) // 8) * 8, device=first.device)[None, :]
     from_first = first.gather(1, columns.clamp(max=first.shape[1] - 1).expand(len(first), -1))
     places = (columns - one + 1).clamp(0, second.shape[1] - 1)
     tokens = torch.where(columns < one, from_first, second.gather(1, places))

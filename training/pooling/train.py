@@ -19,7 +19,8 @@ from training.pooling.model import Bert, Reranker, Shape, joined
 
 DIMENSIONS = (192, 96, 48)  # a vector's first numbers that are a vector by themselves
 SCALE = 20.0  # cosines to logits
-SIZES = ((40, 2048), (112, 768), (512, 96))
+SIZES = ((20, 3072), (40, 1536), (112, 640), (512, 112))  # tokens in a text at most, groups in a batch
+RERANKED = 300_000  # tokens in a batch of pairs, with padding
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--embedder", type=Path, required=True, help="the directory to write")
     parser.add_argument("--reranker", type=Path, required=True, help="the directory to write")
-    parser.add_argument("--seconds", type=float, nargs=2, default=(80.0, 90.0), help="for the two")
+    parser.add_argument("--seconds", type=float, nargs=2, default=(85.0, 95.0), help="for the two")
     parser.add_argument("--rates", type=float, nargs=2, default=(1e-3, 7e-4), help="highest learning rates")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual batch; less for a trial on a CPU")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
@@ -75,8 +76,7 @@ def fit(model: nn.Module, source: Iterator[Batch], loss_of: Callable[[Tensor, Te
         keys = torch.from_numpy(batch.keys).to(device, non_blocking=True)
         for group in adam.param_groups:
             group["lr"] = run.rate * rate_at(done)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_of(texts, keys)
+        loss = loss_of(texts, keys)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
@@ -117,9 +117,9 @@ def contrast(texts: Tensor, keys: Tensor, bert: Bert) -> Tensor:
 class Lists:
     """Lists for the reranker: a query's text, its negatives, and others' texts that the embedding model finds near."""
 
-    def __init__(self, embedder: Bert, lists: int, mined: int) -> None:
+    def __init__(self, embedder: Bert, tokens: int, mined: int) -> None:
         self._embedder = embedder
-        self._lists = lists
+        self._tokens = tokens
         self._mined = mined
 
     @torch.no_grad()
@@ -132,9 +132,10 @@ class Lists:
 
     def make(self, texts: Tensor, keys: Tensor) -> Tensor:
         """[lists, 1 + documents, columns]: queries, then the documents; the first one fits."""
-        share = max(16, self._lists * SIZES[0][0] // texts.shape[2]) if texts.shape[2] > SIZES[0][0] else self._lists
-        nearest = self.nearest(texts, keys)[:share]
-        return torch.cat((texts[:, :share].transpose(0, 1), texts[1][nearest]), dim=1)
+        parts, _, columns = texts.shape
+        lists = max(4, self._tokens // ((parts - 1 + self._mined) * min(512, 2 * columns)))
+        nearest = self.nearest(texts, keys)[:lists]
+        return torch.cat((texts[:, :lists].transpose(0, 1), texts[1][nearest]), dim=1)
 
 
 def ranking_loss(lists: Tensor, reranker: Reranker) -> Tensor:
@@ -164,7 +165,7 @@ def main() -> None:
     copy = Bert(Shape()).to(device)
     copy.load_state_dict(bert.state_dict())
     reranker = Reranker(copy).to(device)
-    lists = Lists(bert.requires_grad_(False), max(8, int(640 * args.share)), 4)
+    lists = Lists(bert.requires_grad_(False), int(RERANKED * args.share), 4)
     run = Run("reranker", args.seconds[1], args.rates[1], args.log_every)
     fit(reranker, source, lambda texts, keys: ranking_loss(lists.make(texts, keys), reranker), run)
     export_reranker(reranker, args.reranker)

@@ -34,11 +34,11 @@ SKILLS: dict[str, tuple[float, Skill]] = {
     "handbook": (5, known.handbook),
     "fact": (1, known.fact),
     "capital": (3, known.capital),
-    "page": (3, known.page),
+    "page": (2, known.page),
     "keywords": (6, lexical.keywords),
     "mention": (6, lexical.mention),
     "part": (5, lexical.part),
-    "long passage": (4, long_passage),
+    "long passage": (2, long_passage),
 }
 NAMES = tuple(SKILLS)
 
