@@ -107,8 +107,10 @@ class Encoder(nn.Module):
 
 
 class Bert(nn.Module):
-    """Token ids [rows, columns] with 0 for padding to states [rows, columns, hidden_size] in float32; on a GPU, training
-    computes in bfloat16."""
+    """Token ids [rows, columns] with 0 for padding to states [rows, columns, hidden_size].
+
+    The states are float32; on a GPU, training computes them in bfloat16.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
