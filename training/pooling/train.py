@@ -19,8 +19,8 @@ from training.pooling.model import Bert, Reranker, Shape, joined
 
 DIMENSIONS = (192, 96, 48)  # a vector's first numbers that are a vector by themselves
 SCALE = 20.0  # cosines to logits
-SIZES = ((20, 3072), (40, 1536), (112, 640), (512, 112))  # tokens in a text at most, groups in a batch
-RERANKED = 300_000  # tokens in a batch of pairs, with padding
+SIZES = ((20, 2048), (40, 1024), (112, 384), (512, 96))  # tokens in a text at most, groups in a batch
+RERANKED = 100_000  # tokens in a batch of pairs, with padding
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--embedder", type=Path, required=True, help="the directory to write")
     parser.add_argument("--reranker", type=Path, required=True, help="the directory to write")
-    parser.add_argument("--seconds", type=float, nargs=2, default=(85.0, 95.0), help="for the two")
+    parser.add_argument("--seconds", type=float, nargs=2, default=(75.0, 110.0), help="for the two")
     parser.add_argument("--rates", type=float, nargs=2, default=(1e-3, 7e-4), help="highest learning rates")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual batch; less for a trial on a CPU")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
