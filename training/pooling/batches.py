@@ -28,7 +28,7 @@ class Batch:
     """``texts`` [2 + NEGATIVES, groups, columns], padded with 0: queries, texts that fit them, texts that do not."""
 
     texts: Ids
-    keys: NDArray[np.int64]  # [groups]
+    keys: NDArray[np.int64]  # [groups, 2]: of a group's key, and of the wider one
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def work(plan: Plan, number: int, queue: "Queue[Batch]") -> None:
     tokenizer = Tokenizer.from_file(str(plan.tokenizer))
     tokenizer.enable_truncation(plan.sizes[-1][0])
     rng = Random(f"{plan.seed}/{number}")
-    waiting: dict[int, list[tuple[list[list[int]], int]]] = {length: [] for length, _ in plan.sizes}
+    waiting: dict[int, list[tuple[list[list[int]], tuple[int, int]]]] = {length: [] for length, _ in plan.sizes}
     while True:
         drawn = [draw(rng, "train")[1] for _ in range(64)]
         texts = [(group.query, group.positive, *chosen(rng, group)) for group in drawn]
@@ -69,7 +69,7 @@ def work(plan: Plan, number: int, queue: "Queue[Batch]") -> None:
         for group, row in zip(drawn, texts, strict=True):
             ids = [next(encoded) for _ in row]
             length, size = next(one for one in plan.sizes if max(map(len, ids)) <= one[0])
-            waiting[length].append((ids, crc32(group.key.encode())))
+            waiting[length].append((ids, (crc32(group.key.encode()), crc32(group.wider.encode()))))
             if len(waiting[length]) == size:
                 rows, keys = zip(*waiting[length], strict=True)
                 queue.put(Batch(padded(list(rows)), np.array(keys, np.int64)))

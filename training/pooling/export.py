@@ -34,7 +34,9 @@ def write(path: Path, content: object) -> None:
 def save(model: nn.Module, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in model.state_dict().items()}
-    save_file(dict(sorted(weights.items())), str(out / "model.safetensors"), metadata={"format": "pt"})
+    file = out / "model.safetensors"
+    save_file(dict(sorted(weights.items())), str(file), metadata={"format": "pt"})
+    file.chmod(0o644)  # for everybody, as the other files
 
 
 def export_embedder(bert: Bert, dimensions: tuple[int, ...], out: Path) -> None:

@@ -61,7 +61,7 @@ def optimiser(model: nn.Module, rate: float, fused: bool) -> torch.optim.Optimiz
 
 
 def fit(model: nn.Module, source: Iterator[Batch], loss_of: Callable[[Tensor, Tensor], Tensor], run: Run) -> None:
-    """``loss_of`` takes texts [parts, groups, columns] and keys [groups]."""
+    """``loss_of`` takes texts [parts, groups, columns] and keys [groups, 2]."""
     device = next(model.parameters()).device
     adam = optimiser(model, run.rate, device.type == "cuda")
     losses: list[Tensor] = []
@@ -92,8 +92,10 @@ def fit(model: nn.Module, source: Iterator[Batch], loss_of: Callable[[Tensor, Te
 
 
 def unlike(keys: Tensor) -> Tensor:
-    """Where groups [groups, groups] are other groups whose texts are known not to fit."""
-    return keys[:, None] != keys[None, :]
+    """Where groups [groups, groups] are other groups whose texts are known not to fit. ``keys`` [groups, 2]."""
+    key, wider = keys.T
+    within = key[:, None] == wider[None, :]
+    return (key[:, None] != key[None, :]) & ~within & ~within.T
 
 
 def contrast(texts: Tensor, keys: Tensor, bert: Bert) -> Tensor:

@@ -9,12 +9,14 @@ from training.data.sample import Split
 
 @dataclass(frozen=True)
 class Group:
-    """Of two groups with one ``key`` nothing is known about how the query of one goes with the texts of the other."""
+    """Of two groups with one ``key``, or where one's ``wider`` is the other's key, nothing is known about how the query
+    of one goes with the text of the other."""
 
     key: str
     query: str
     positive: str
     negatives: tuple[str, ...]
+    wider: str = ""
 
 
 class Skill(Protocol):

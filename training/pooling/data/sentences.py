@@ -97,7 +97,8 @@ def paraphrase(rng: Random, split: Split) -> Group:
         (p, a, t, rng.choice(another(rng, TIMES, when))) if w else (person(rng, split), a, t, w),
     )
     negatives = [put(rng, split, FRAMES, p=p, a=a, t=f"the {t} {w}".strip()) for p, a, t, w in rng.sample(wrong, 3)]
-    return Group(f"{who[0]}/{pairs[0][0]}/{action[0]}/{thing[0]}", query, positive, tuple(negatives))
+    key = f"{who[0]}/{pairs[0][0]}/{action[0]}/{thing[0]}"
+    return Group(key, query, positive, tuple(negatives), wider=topic.names[0])
 
 
 def synonym(rng: Random, split: Split) -> Group:
