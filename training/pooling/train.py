@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.pooling.batches import Batch, Plan, batches
@@ -38,6 +39,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--embedder", type=Path, required=True, help="the directory to write")
     parser.add_argument("--reranker", type=Path, required=True, help="the directory to write")
+    parser.add_argument("--reranker-only", action="store_true", help="from the embedding model that is there")
     parser.add_argument("--seconds", type=float, nargs=2, default=(75.0, 110.0), help="for the two")
     parser.add_argument("--rates", type=float, nargs=2, default=(1e-3, 7e-4), help="highest learning rates")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual batch; less for a trial on a CPU")
@@ -160,9 +162,12 @@ def main() -> None:
     source = batches(Plan(args.tokenizer, args.workers, args.seed, sizes))
     bert = Bert(Shape()).to(device)
     print(f"{sum(p.numel() for p in bert.parameters())} parameters", flush=True)
-    run = Run("embedder", args.seconds[0], args.rates[0], args.log_every)
-    fit(bert, source, lambda texts, keys: contrast(texts, keys, bert), run)
-    export_embedder(bert, DIMENSIONS, args.embedder)
+    if args.reranker_only:
+        bert.load_state_dict(load_file(args.embedder / "model.safetensors"))
+    else:
+        run = Run("embedder", args.seconds[0], args.rates[0], args.log_every)
+        fit(bert, source, lambda texts, keys: contrast(texts, keys, bert), run)
+        export_embedder(bert, DIMENSIONS, args.embedder)
 
     copy = Bert(Shape()).to(device)
     copy.load_state_dict(bert.state_dict())
