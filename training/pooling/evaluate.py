@@ -124,9 +124,15 @@ def torch_backend(embedder: Path, reranker: Path) -> tuple[Embed, Score]:
     pairs.to(device).eval()
 
     def batched(inputs: list[Any], step: Callable[[list[Any]], Any]) -> Numbers:
+        """Inputs of like lengths share a batch: padding costs as much as text."""
+        order = np.argsort([len("".join(one)) for one in inputs], kind="stable")
+        found: dict[int, Numbers] = {}
         with torch.no_grad():
-            found = [step(inputs[at : at + 256]).cpu() for at in range(0, len(inputs), 256)]
-        return np.asarray(torch.cat(found).numpy())
+            for at in range(0, len(inputs), 64):
+                chosen = order[at : at + 64]
+                results = step([inputs[number] for number in chosen]).cpu().numpy()
+                found.update(zip(chosen.tolist(), results, strict=True))
+        return np.stack([found[number] for number in range(len(inputs))])
 
     def vectors(texts: list[str]) -> Any:
         ids = torch.tensor([one.ids for one in tokenizer.encode_batch(texts)], device=device)
