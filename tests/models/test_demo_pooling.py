@@ -105,9 +105,7 @@ def test_they_rank_what_they_have_not_seen(
     assert other_words["ranking"]["reranker"]["recall@1"] > 0.6
 
 
-@pytest.mark.parametrize(
-    ("name", "type"), [(demo.EMBEDDING, ModelType.EMBEDDING), (demo.RERANKER, ModelType.RERANKER)]
-)
+@pytest.mark.parametrize(("name", "type"), [(demo.EMBEDDING, ModelType.EMBEDDING), (demo.RERANKER, ModelType.RERANKER)])
 def test_the_directory_is_whole_and_small(name: str, type: ModelType) -> None:
     path = path_of(name)
     description.check(path)
@@ -124,7 +122,9 @@ def test_both_have_the_same_tokenizer_in_lower_case_with_pairs() -> None:
     theirs = AutoTokenizer.from_pretrained(one, local_files_only=True)
     assert theirs.model_max_length == LENGTH and theirs.pad_token_id == 0
     tokenizer = Tokenizer(other)
-    assert tokenizer.encode_texts(["A QUINCE"]) == tokenizer.encode_texts(["a  quince"]) == [theirs("a quince").input_ids]
+    assert (
+        tokenizer.encode_texts(["A QUINCE"]) == tokenizer.encode_texts(["a  quince"]) == [theirs("a quince").input_ids]
+    )
     ((token_ids, second_from),) = tokenizer.encode_pairs("a pear", ["a quince"])
     both = theirs("a pear", "a quince")
     assert token_ids == both.input_ids and second_from == both.token_type_ids.index(1)
