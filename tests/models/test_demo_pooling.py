@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from quince.engine.messages import PoolInput, PoolRequest, Task
+from quince.engine.messages import PoolInput, Task
 from quince.engine.pooling_core import PoolingCore
 from quince.engine.pooling_model import load
 from quince.engine.pooling_runner import PoolingRunner
 from quince.models import demo, description
 from quince.models.model_type import ModelType
 from quince.text.tokenizer import Tokenizer
+from tests.engine.test_minilm import embed as pool
 from training.pooling.evaluate import score_skill
 
 REFERENCE = Path(__file__).parents[1] / "data" / "demo_pooling.json"
@@ -34,14 +35,6 @@ def path_of(name: str) -> Path:
     path = demo.path(name)
     assert path is not None
     return path
-
-
-def pool(core: PoolingCore, inputs: list[PoolInput]) -> Numbers:
-    core.add(PoolRequest("r", inputs))
-    found: dict[int, bytes] = {}
-    while core.has_work():
-        found.update((one.index, one.values) for output in core.step() for one in output.pooled)
-    return np.stack([np.frombuffer(found[index], "<f4") for index in range(len(inputs))])
 
 
 @pytest.fixture(scope="module")
