@@ -140,8 +140,6 @@ def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
     from quince.engine.pooling_model import load
     from quince.engine.pooling_runner import PoolingRunner
 
-    if config.adapter_path is not None:
-        raise ModelLoadError("--adapter is for models that write; this one is for embedding or reranking")
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
     core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=config.prefill_chunk_size)
     return core, Ready(

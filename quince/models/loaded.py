@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quince.config import ServeConfig
+from quince.config import ENV_PREFIX, ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
 from quince.engine.history import EngineHistory
 from quince.engine.ipc import SocketDirectory
@@ -14,6 +14,7 @@ from quince.engine.media_messages import PreprocessorConfig
 from quince.engine.messages import EngineConfig, Task
 from quince.engine.preprocess import MediaPreprocessor
 from quince.engine.supervisor import ENGINE_COMMAND
+from quince.errors import UsageError
 from quince.models.model_type import ModelType
 from quince.models.store import StoredModel
 from quince.text import reasoning_parsers, tool_parsers
@@ -32,6 +33,20 @@ TASKS = {
     ModelType.EMBEDDING: Task.EMBED,
     ModelType.RERANKER: Task.SCORE,
 }
+# Settings for models that write. The others sample nothing and keep nothing between requests; what a pass of theirs
+# takes is bounded by prefill_chunk_size.
+_ONLY_FOR_WRITING = (
+    "adapter",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "memory_bytes",
+    "prefix_cache_bytes",
+    "kv_bits",
+    "kv_group_size",
+    "tool_parser",
+    "reasoning_parser",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,18 @@ class LoadedModel:
     def reranker(self) -> TextReranker:
         assert isinstance(self.service, TextReranker)
         return self.service
+
+
+def check_settings(stored: StoredModel, config: ServeConfig) -> None:
+    """For a server of this model alone. Raises UsageError that names a setting which means nothing to it."""
+    if TASKS[stored.type] is Task.GENERATE:
+        return
+    for name in _ONLY_FOR_WRITING:
+        if name in config.model_fields_set and getattr(config, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is for models that write, "
+                f"and '{stored.name}' is of type {stored.type.value}"
+            )
 
 
 def make_engine(
