@@ -104,7 +104,7 @@ def definition(tmp_path: Path) -> ServiceDefinition:
 def unit(tmp_path: Path) -> Path:
     service = definition(tmp_path)
     path = tmp_path / systemd.UNIT
-    path.write_text(systemd.unit_file(service, service.home / "service.env"))
+    path.write_text(systemd.unit_file(service, service.writable[0] / "service.env"))
     return path
 
 

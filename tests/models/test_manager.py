@@ -510,3 +510,16 @@ async def test_a_waiter_that_leaves_does_not_break_the_load(models: Models) -> N
         first.cancel()
         assert await second == [1, 10]
     assert models.loads("one") == 1
+
+
+async def test_limits_of_one_type(models: Models) -> None:
+    """They count models of their own type only, and what goes is of that type."""
+    models.add("chat")
+    models.add("one", "two", architectures=["BertModel"], model_type="bert")
+    models.add("rank", architectures=["BertForSequenceClassification"], model_type="bert")
+    async with models.manager(max_embedding_models=1, max_reranker_models=1) as manager:
+        for name in ("chat", "rank", "one"):
+            await manager.load(name)
+        assert loaded(manager) == ["chat", "one", "rank"]
+        await manager.load("two")
+        assert loaded(manager) == ["chat", "rank", "two"]

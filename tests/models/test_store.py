@@ -12,7 +12,7 @@ from quince.errors import InvalidModel, ModelNotFound, StoreError
 from quince.models import description
 from quince.models.aliases import shipped
 from quince.models.model_type import ModelType
-from quince.models.store import ModelStore, Source, check_name
+from quince.models.store import ModelStore, Source, check_name, of_this_user
 from tests.demo_models import DEMOS
 from tests.models.conftest import DEMO, write_model, write_safetensors
 
@@ -271,3 +271,18 @@ def test_a_header_that_lies_about_its_length(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
     with pytest.raises(InvalidModel):
         description.safetensors_header.read(path)
+
+
+def test_another_directory_of_models(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QUINCE_MODELS_DIR moves them, and what is there by hand counts; without it they are in the home directory."""
+    monkeypatch.setenv("QUINCE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert of_this_user().directory == tmp_path / "home" / "models"
+    monkeypatch.setenv("QUINCE_MODELS_DIR", str(tmp_path / "elsewhere"))
+    shutil.copytree(tiny, tmp_path / "elsewhere" / "Tiny-4bit")
+    store = of_this_user()
+    assert store.get("Tiny-4bit").path == tmp_path / "elsewhere" / "Tiny-4bit"
+    install(store, tiny, "tiny")
+    assert (tmp_path / "elsewhere" / "tiny" / "quince.json").is_file()
+    assert store.remove("Tiny-4bit") == "Tiny-4bit"
+    assert not (tmp_path / "home").exists()
