@@ -268,6 +268,9 @@ class ServeConfig(ModelSettings):
     models: Mapping[str, ModelSection] = Field(
         default_factory=dict, description="Settings of single models, by the names that `quince list` shows."
     )
+    named: frozenset[str] = Field(
+        frozenset(), description="The settings that flags and variables name: they are meant for this server."
+    )
 
     def for_model(self, section: ModelSection | None) -> Self:
         """These settings as they are for one model."""
@@ -275,8 +278,8 @@ class ServeConfig(ModelSettings):
         return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
 
-# Where ServeConfig's fields are no options: variables alone move directories, sections stand in files only.
-NO_OPTIONS = frozenset({"home", "models_dir", "models"})
+# The fields that are no options: variables alone move directories, sections stand in files only.
+NO_OPTIONS = frozenset({"home", "models_dir", "models", "named"})
 # Settings that belong to one model.
 _ONLY_WITH_MODEL = ("model_type", "adapter")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
@@ -371,7 +374,9 @@ def resolve(
         models[model] = _validate(ModelSection, section)
         sources.update({(model, name): source for name, source in section.sources.items()})
     _check_aliases(models, sources)
-    given.values.update(home=home(environ), models_dir=models_directory(environ), models=models)
+    given.values.update(
+        home=home(environ), models_dir=models_directory(environ), models=models, named=frozenset(overruled)
+    )
     return Resolved(_validate(ServeConfig, given), sources, path)
 
 

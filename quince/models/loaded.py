@@ -40,6 +40,9 @@ _ONLY_FOR_WRITING = (
     "max_tokens",
     "temperature",
     "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
     "memory_bytes",
     "prefix_cache_bytes",
     "kv_bits",
@@ -88,11 +91,12 @@ class LoadedModel:
 
 
 def check_settings(stored: StoredModel, config: ServeConfig) -> None:
-    """For a server of this model alone. Raises UsageError that names a setting which means nothing to it."""
+    """For a server of this model alone. Raises UsageError that names a setting which means nothing to it; what the
+    configuration file says for all models rests."""
     if TASKS[stored.type] is Task.GENERATE:
         return
     for name in _ONLY_FOR_WRITING:
-        if name in config.model_fields_set and getattr(config, name) is not None:
+        if name in config.named:
             raise UsageError(
                 f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is for models that write, "
                 f"and '{stored.name}' is of type {stored.type.value}"

@@ -12,7 +12,7 @@ import pytest
 
 from quince import config
 from quince.cli import background, mlx_serve, service
-from quince.config import ServeConfig
+from quince.config import NO_OPTIONS, ServeConfig
 from quince.server import run
 
 # As it stands in the described documents.
@@ -39,8 +39,7 @@ logging:
 
 
 class User:
-    """Files, and what was done: ``ran`` in the foreground; by arguments, ``launched`` in the background or ``defined`` as
-    a service."""
+    """Files, and what was done: ``ran`` in the foreground, ``launched`` in the background, ``defined`` as a service."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -81,7 +80,7 @@ def started(user: User, monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str
     assert mlx(monkeypatch, "start", "--foreground", *args) == 0
     assert user.ran is not None
     plain = ServeConfig()
-    names = set(ServeConfig.model_fields) - {"home", "models_dir"}
+    names = set(ServeConfig.model_fields) - NO_OPTIONS
     return {name: getattr(user.ran, name) for name in names if getattr(user.ran, name) != getattr(plain, name)}
 
 

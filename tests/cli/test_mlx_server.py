@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from quince.cli import background, mlx_server, models
-from quince.config import ServeConfig
+from quince.config import NO_OPTIONS, ServeConfig
 from quince.models import demo
 from quince.server import run
 
@@ -51,7 +51,7 @@ def served(started: Started, monkeypatch: pytest.MonkeyPatch, *args: str) -> dic
     assert mlx(monkeypatch, *args) == 0
     assert started.config is not None
     plain = ServeConfig(home=started.config.home)
-    names = set(ServeConfig.model_fields) - {"home", "models_dir"}
+    names = set(ServeConfig.model_fields) - NO_OPTIONS
     return {
         name: getattr(started.config, name) for name in names if getattr(started.config, name) != getattr(plain, name)
     }

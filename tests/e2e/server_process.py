@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ T = TypeVar("T")
 START_TIMEOUT = 60.0
 ADDRESS = re.compile(r"Quince \S+ on (http://\S+:\d+)")
 QUINCE = (sys.executable, "-m", "quince")
+SERVE = (*QUINCE, "serve", "--port", "0")
 
 
 def wait_for(condition: Callable[[], T], *, within: float, what: str) -> T:
@@ -53,9 +54,18 @@ def is_alive(process: psutil.Process) -> bool:
 class ServerProcess:
     """A context manager around one server. ``stop`` ends it as a user would; leaving the block kills what is left."""
 
-    def __init__(self, log: Path, *args: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = SERVE,
+        cwd: Path | None = None,
+    ) -> None:
         self._log = log
         self._args = args
+        self._program = program
+        self._cwd = cwd
         # Its own, and short: Unix sockets live in it, and their paths are limited to about a hundred characters.
         self.temporary = Path(tempfile.mkdtemp(prefix="q-"))
         self._share_compiled_kernels()
@@ -79,7 +89,7 @@ class ServerProcess:
     def __enter__(self) -> ServerProcess:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*QUINCE, "serve", "--port", "0", *self._args], stdout=log, stderr=log, env=self._env
+                [*self._program, *self._args], stdout=log, stderr=log, env=self._env, cwd=self._cwd
             )
         return self
 

@@ -453,6 +453,7 @@ async def test_the_type_of_the_only_model_can_be_given(models: Models) -> None:
         {"max_tokens": 5},
         {"temperature": 0.0},
         {"top_p": 0.5},
+        {"top_k": 5},
         {"memory_bytes": 2**30},
         {"prefix_cache_bytes": 0},
         {"kv_bits": 8},
@@ -467,11 +468,11 @@ def test_what_means_nothing_to_the_only_model_is_refused(models: Models, setting
     home = models.store.directory.parent
     for model in ("quince-demo-embedding", "quince-demo-reranker"):
         with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} .* is for models that write") as refused:
-            ModelManager(ServeConfig(home=home, model=model, **settings))
+            ModelManager(ServeConfig(home=home, model=model, named=frozenset(settings), **settings))
         assert model in refused.value.message
-    ModelManager(ServeConfig(home=home, **settings))
-    ModelManager(ServeConfig(home=home, model="quince-demo", **settings))
-    ModelManager(ServeConfig(home=home, model="quince-demo-embedding", kv_bits=None))
+    ModelManager(ServeConfig(home=home, named=frozenset(settings), **settings))
+    ModelManager(ServeConfig(home=home, model="quince-demo", named=frozenset(settings), **settings))
+    ModelManager(ServeConfig(home=home, model="quince-demo-embedding", **settings))  # the configuration file's
 
 
 async def test_waiting_for_a_load_has_an_end(models: Models) -> None:
