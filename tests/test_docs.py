@@ -37,8 +37,13 @@ def test_generated_documents_are_up_to_date() -> None:
 
 def test_every_command_has_its_help() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## (quince[^\n]*)\n\n```text\n(.*?)```$", text, re.MULTILINE | re.DOTALL))
+    sections = dict(
+        re.findall(r"^## ((?:quince|mlx-serve)[^\n]*)\n\n```text\n(.*?)```$", text, re.MULTILINE | re.DOTALL)
+    )
     assert {"quince", "quince serve", "quince pull", "quince config"} <= set(sections)
+    assert {"mlx-server", "mlx-server launch", "mlx-serve", "mlx-serve start", "mlx-serve service install"} <= set(
+        sections
+    )
     for name, shown in sections.items():
         assert shown.startswith(f"Usage: {name} [OPTIONS]") and "--help" in shown
 
@@ -50,3 +55,14 @@ def test_examples_of_configuration_files_are_read(tmp_path: Path, number: int) -
     assert len(blocks) == 2
     (tmp_path / "config.yaml").write_text(blocks[number])
     assert config.load({}, {"QUINCE_HOME": str(tmp_path)}).models
+
+
+def test_every_described_command_line_has_its_test() -> None:
+    """And every test of them stands in a table."""
+    text = (DOCS / "migrating.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\|.*\| `(test_\w+(?:\[[\w-]+\])?)` \|$", text, re.MULTILINE)
+    file = Path("tests") / "e2e" / "test_described_systems.py"
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(file)]
+    collected = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout
+    tests = set(re.findall(r"::(test_\S+)$", collected, re.MULTILINE)) - {"test_the_executables_are_installed"}
+    assert len(named) > 40 and set(named) == tests and len(named) == len(tests)

@@ -447,6 +447,7 @@ def test_mlx_serve_variables(user: Quince, tmp_path: Path) -> None:
         ("disable", "--user disable quince.service"),
         ("uninstall", "--user disable quince.service"),
     ],
+    ids=["install", "start", "stop", "status", "enable", "disable", "uninstall"],
 )
 def test_mlx_serve_service(user: Quince, tmp_path: Path, command: str, expected: str) -> None:
     (tmp_path / "bin").mkdir()
