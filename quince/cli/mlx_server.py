@@ -229,10 +229,14 @@ def _run(settings: ServeConfig, *, from_hub: bool) -> None:
 
 def _stop(port: int | None) -> None:
     from quince.cli import background
+    from quince.errors import UsageError
 
-    if port is None:
-        named = _variables().values.get("port")
-        port = int(named) if named is not None and str(named).isdecimal() else None
+    said = _variables()
+    text = str(said.values.get("port", ""))
+    if port is None and text:
+        if not text.isdecimal():
+            raise UsageError(f"{said.sources['port']} = '{text}': a port is a number")
+        port = int(text)
     background.stop(port=port)
 
 

@@ -55,24 +55,22 @@ class Said:
 
 @dataclass(frozen=True)
 class Settled:
-    """The settings of a server, and which of them ``quince serve`` has to be told."""
+    """The settings of a server, and which of them ``quince serve`` has to be told to have the same."""
 
     resolved: Resolved
     told: tuple[str, ...]
 
     @property
     def arguments(self) -> list[str]:
-        """Of `quince serve`; what API keys there are stands among them."""
+        """Of `quince serve`. No program that uses them has words for secrets, which command lines would show."""
         found: list[str] = []
         for name in self.told:
             setting, value = SETTINGS[name], getattr(self.resolved.config, name)
-            if name == "model":
-                found.insert(0, str(value))
-            elif setting.kind is bool:
+            if setting.kind is bool:
                 found.append(setting.flag if value else f"--no-{setting.flag.removeprefix('--')}")
             else:
                 for one in value if setting.many else [value]:
-                    found += [setting.flag, one.get_secret_value() if setting.secret else str(one)]
+                    found += [setting.flag, str(one)]
         return found
 
     def warn_of_openness(self, program: str) -> None:
