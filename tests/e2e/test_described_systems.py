@@ -31,6 +31,7 @@ from tests.e2e.helpers import chat_body
 from tests.e2e.server_process import ServerProcess, wait_for
 from tests.e2e.user import Quince
 from tests.hub_server import HubServer
+from tests.models.conftest import write_model
 
 MLX_SERVER = (sys.executable, "-m", "quince.cli.mlx_server")
 MLX_SERVE = (sys.executable, "-m", "quince.cli.mlx_serve")
@@ -304,11 +305,13 @@ def test_mlx_server_tells(args: tuple[str, ...], code: int, words: tuple[str, ..
 
 @pytest.fixture
 def user(tmp_path: Path) -> Iterator[Quince]:
-    """With a hub that has the demo models, and a home directory without anything."""
+    """With a hub that has a model of every type, and a home directory without anything."""
     found = Quince(tmp_path / "home", MLX_SERVE)
     with HubServer() as hub:
-        for path in (CHAT, VISION, EMBEDDING, RERANKER):
+        for path in (CHAT, EMBEDDING, RERANKER):
             hub.add(f"Qwen/{Path(path).name.replace('quince', 'my')}", Path(path))
+        vision = {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}}
+        hub.add("Qwen/my-demo-vision", write_model(tmp_path / "vision", **vision))  # as mlx-vlm leaves it
         found.env |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "", "HOME": str(tmp_path)}
         try:
             yield found
@@ -344,10 +347,10 @@ def test_mlx_serve_pull(user: Quince, typed: str, name: str, type: str, bits: in
 def test_mlx_serve_list_remove_and_quantize(user: Quince) -> None:
     assert user.run("pull", "Qwen/my-demo", "--type", "llm").returncode == 0
     assert user.run("quantize", "my-demo", "--bits", "4").returncode == 0
-    shown = user.run("list").stdout
-    assert all(name in shown for name in ("my-demo ", "my-demo-4bit ", "quince-demo "))
+    shown = [line.split()[0] for line in user.run("list").stdout.splitlines()]
+    assert shown == ["NAME", *demo.NAMES, "my-demo", "my-demo-4bit"]
     assert user.run("remove", "my-demo").stdout == "removed my-demo\n"
-    assert "my-demo " not in user.run("list").stdout
+    assert [model["name"] for model in told(user, "list")] == [*demo.NAMES, "my-demo-4bit"]
 
 
 def test_mlx_serve_start_in_the_foreground(user: Quince, tmp_path: Path) -> None:
