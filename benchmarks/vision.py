@@ -270,7 +270,11 @@ def load_table(runs: Sequence[Run], size: int) -> str:
                 f"{prompt:.0f}",
             ]
         )
-    title = f"### Every request with an image of its own ({size} pixels, {image_tokens(size)} tokens)"
+    repeats = {c: len({run.repeat for run in runs if run.concurrency == c}) for c in {run.concurrency for run in runs}}
+    counted = ", ".join(f"c={c}: {count}" for c, count in sorted(repeats.items()))
+    title = (
+        f"### Every request with an image of its own ({size} pixels, {image_tokens(size)} tokens; repeats {counted})"
+    )
     return f"{title}\n\n{report.table(header, rows)}"
 
 
