@@ -18,6 +18,7 @@ from quince.errors import UsageError
 
 ENV_PREFIX = "QUINCE_"
 SECRETS = frozenset({"api_key"})  # never shown, not even when they are wrong
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
@@ -51,6 +52,22 @@ def _directory(path: str) -> str:
     if not path:
         raise ValueError("a directory has a name")
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _check_adapter(adapter: str) -> str:
+    """NAME=DIR with the directory as it is found from anywhere."""
+    name, mark, directory = adapter.partition("=")
+    if not mark or not ADAPTER_NAME.fullmatch(name):
+        raise ValueError("it is like NAME=DIR, the name of letters, digits, '.', '_' and '-'")
+    return f"{name}={_directory(directory)}"
+
+
+def _check_once(adapters: tuple[str, ...]) -> tuple[str, ...]:
+    names = [adapter.split("=", 1)[0] for adapter in adapters]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' names two of them")
+    return adapters
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -90,6 +107,13 @@ class ServeConfig(BaseModel):
     )
     ctx_size: int | None = Field(None, ge=16, description="Context length in tokens (default: the model's own).")
     adapter: str | None = Field(None, description="Directory of a LoRA adapter made by mlx-lm, for all requests.")
+    adapters: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_adapter)], ...], BeforeValidator(_split), AfterValidator(_check_once)
+    ] = Field(
+        (),
+        description="NAME=DIR: a LoRA adapter made by mlx-lm that requests may name; repeat it for several (default: "
+        "none). In QUINCE_ADAPTERS there are commas between them.",
+    )
     max_tokens: int | None = Field(
         None, ge=1, description="Longest answer of a request that gives none (default: the rest of the context)."
     )
@@ -162,9 +186,14 @@ class ServeConfig(BaseModel):
     any_model_name: bool = Field(False, description="Answer to every model name.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
+    @property
+    def adapter_directories(self) -> dict[str, str]:
+        """``adapters`` by name."""
+        return dict(adapter.split("=", 1) for adapter in self.adapters)
+
 
 # Settings that belong to one model.
-_ONLY_WITH_MODEL = ("model_type", "adapter")
+_ONLY_WITH_MODEL = ("model_type", "adapter", "adapters")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
 _ONLY_WITHOUT_MODEL = ("preload", "idle_ttl")
 
@@ -193,6 +222,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
 
 
 def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    if values.get("adapter") and values.get("adapters"):
+        raise UsageError(f"{sources['adapter']} is for all requests: it cannot be combined with {sources['adapters']}")
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":

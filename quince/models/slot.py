@@ -102,7 +102,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A served model as it is now. ``context`` is in tokens, ``memory`` in bytes, ``expires_in`` in seconds."""
+    """A served model as it is now, or an ``adapter`` of it. ``context`` is in tokens, ``memory`` in bytes, ``expires_in`` in seconds."""
 
     stored: StoredModel
     state: ModelState
@@ -112,3 +112,4 @@ class ModelStatus:
     running: int
     expires_in: float
     on_gpu: bool
+    adapter: str | None = None

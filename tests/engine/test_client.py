@@ -14,7 +14,7 @@ import pytest
 
 from quince.engine.client import EngineClient, EngineLimits, EngineState
 from quince.engine.ipc import SocketDirectory
-from quince.engine.messages import EngineConfig, FinishReason, Output
+from quince.engine.messages import AddRequest, EngineConfig, FinishReason, Output
 from quince.errors import EngineError, EngineUnavailable, InvalidRequest, QueueFull, QueueTimeout
 from quince.sampling import SamplingParams
 
@@ -50,7 +50,7 @@ async def running(
 
 
 async def ask(client: EngineClient, prompt: list[int], name: str = "r") -> list[Output]:
-    return [output async for outputs in client.generate(name, prompt, SAMPLING) for output in outputs]
+    return [output async for outputs in client.generate(AddRequest(name, prompt, SAMPLING)) for output in outputs]
 
 
 async def until(client: EngineClient, state: EngineState) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quince.engine.messages import FinishReason, Output, Ready
+from quince.engine.messages import AddRequest, FinishReason, Output, Ready
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.sampling import SamplingParams
 from quince.text import output_format
@@ -26,6 +26,8 @@ class ScriptedEngine:
         self._ids = tokenizer.encode(text, add_special_tokens=False) + ([tokenizer.eos_token_ids[0]] if eos else [])
         self._per_step = per_step
         self.sampling: SamplingParams | None = None
+        self.adapter: str | None = None
+        self.adapters: Sequence[str] = ()
         self.closed = False
 
     @contextlib.contextmanager
@@ -35,11 +37,11 @@ class ScriptedEngine:
     async def wait_ready(self) -> Ready:
         return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
 
-    async def generate(
-        self, request_id: str, prompt: list[int], sampling: SamplingParams, boundaries: Sequence[int]
-    ) -> AsyncGenerator[list[Output], None]:
-        self.boundaries = boundaries
+    async def generate(self, request: AddRequest) -> AsyncGenerator[list[Output], None]:
+        request_id, sampling = request.request_id, request.sampling
+        self.boundaries = request.boundaries
         self.sampling = sampling
+        self.adapter = request.adapter
         stops = set(sampling.stop_token_ids)
         try:
             outputs = [Output(request_id, started=True)]
@@ -162,9 +164,9 @@ async def test_answers_to_one_prompt_differ_by_their_seeds(tokenizer: Tokenizer)
     asked: dict[str, int] = {}
 
     class Remembering(ScriptedEngine):
-        def generate(self, request_id: str, *rest: Any) -> AsyncGenerator[list[Output], None]:
-            asked[request_id] = rest[1].seed
-            return super().generate(request_id, *rest)
+        def generate(self, request: AddRequest) -> AsyncGenerator[list[Output], None]:
+            asked[request.request_id] = request.sampling.seed
+            return super().generate(request)
 
     generator = make_generator(Remembering(tokenizer, "x"), tokenizer)
     [_ async for _ in generator.complete("r", ["a", "b"], GenerationParams(n=2, seed=7))]
