@@ -33,9 +33,7 @@ def save(
     linear_to_lora_layers(model, LAYERS, parameters, use_dora=dora)  # type: ignore[no-untyped-call]
     mx.random.seed(seed)
     shapes = tree_flatten(model.trainable_parameters())  # type: ignore[no-untyped-call]
-    weights = {
-        name: w if name.endswith(".m") else 0.3 * mx.random.normal(w.shape) for name, w in dict(shapes).items()
-    }
+    weights = {name: w if name.endswith(".m") else 0.3 * mx.random.normal(w.shape) for name, w in dict(shapes).items()}
     assert weights
     mx.save_safetensors(str(path / "adapters.safetensors"), weights)
     config = {"num_layers": LAYERS, "lora_parameters": parameters, "fine_tune_type": "dora" if dora else "lora"}

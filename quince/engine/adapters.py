@@ -53,7 +53,7 @@ class RowAdapters:
         """Within the block, row ``i`` wants adapter ``numbers[i]``; without numbers, all want the model as it is."""
         different = set(numbers)
         if len(different) > 1:
-            self.numbers = mx.array(numbers)
+            self.numbers = mx.array(list(numbers))
             self.scales = mx.array([self._scales[number] for number in numbers])[:, None, None]
         elif different:
             self.only = different.pop()
@@ -68,7 +68,7 @@ class AdaptedLayer(Module):
     stands for adapters that leave this layer as it is."""
 
     def __init__(self, layers: Sequence[Module], rows: RowAdapters) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layers = list(layers)
         self._rows = rows
         self._stacks: tuple[mx.array, mx.array] | None = None
@@ -114,8 +114,8 @@ class AdaptedLayer(Module):
             layer = adapted.get(number)
             a, b = nothing if layer is None else (layer.lora_a, layer.lora_b)
             missing = rank - a.shape[1]
-            down.append(mx.pad(a, ((0, 0), (0, missing))))
-            up.append(mx.pad(b, ((0, missing), (0, 0))))
+            down.append(mx.pad(a, [(0, 0), (0, missing)]))
+            up.append(mx.pad(b, [(0, missing), (0, 0)]))
         dtypes = {layer.lora_a.dtype for layer in adapted.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else mx.float32
         self._stacks = mx.stack([a.astype(dtype) for a in down]), mx.stack([b.astype(dtype) for b in up])
@@ -134,7 +134,7 @@ class AdapterForward(TextForward):
         self._numbers = {name: number for number, name in enumerate(directories, 1)}
         self._chosen: dict[str, int] = {}
         before = mx.get_active_memory()
-        base = dict(model.named_modules())
+        base = _modules(model)
         adapted: dict[str, dict[int, Module]] = {}
         scales = [1.0]
         for name, number in self._numbers.items():
@@ -184,13 +184,17 @@ class AdapterForward(TextForward):
         self._chosen.pop(request_id, None)
 
 
+def _modules(model: Module) -> dict[str, Module]:
+    return dict(model.named_modules())  # type: ignore[no-untyped-call]
+
+
 def _read(model: Module, base: Mapping[str, Module], name: str, path: Path) -> tuple[dict[str, Module], float]:
     """The adapter's layers by their places in the model, and its scale. The model is as it was, then."""
     config = adapter_config(path)
     if config.get("fine_tune_type", "lora") == "full":
         raise ModelLoadError(f"the adapter {name} is a full fine-tune: --adapter serves it, for all requests")
     put_over(model, path)
-    modules = dict(model.named_modules())
+    modules = _modules(model)
     found = {place: modules[place] for place, layer in base.items() if modules.get(place, layer) is not layer}
     model.update_modules(tree_unflatten([(place, base[place]) for place in found]))
     parameters = config.get("lora_parameters", {})

@@ -102,7 +102,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A served model as it is now, or an ``adapter`` of it. ``context`` is in tokens, ``memory`` in bytes, ``expires_in`` in seconds."""
+    """A served model as it is now, or an ``adapter`` of it. ``context`` is in tokens, ``memory`` in bytes,
+    ``expires_in`` in seconds."""
 
     stored: StoredModel
     state: ModelState

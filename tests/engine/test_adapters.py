@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import msgspec
 import pytest
 from mlx.nn.layers.base import Module
@@ -25,7 +26,6 @@ from tests.engine.driver import Answer, make_core, run
 MIXING = ("qwen3", "gemma3_text", "lfm2", "falcon_h1", "gemma2")
 # Experts have one adapter in a pass; mamba's projections are called with other shapes; gpt_bigcode never batches.
 OTHERS = ("qwen3_next", "deepseek_v3", "mamba", "gpt_bigcode")
-NAMES = ("a", "b", "dora")
 BUDGET = 2**24
 
 Choice = str | None
@@ -43,8 +43,8 @@ class Family:
         }
         self.paths = {adapter: made[adapter](path / adapter) for adapter in names}
         self.forward = AdapterForward(self.build(), self.paths)
-        self._alone: dict[Choice, Module] = {}
-        self._answers: dict[tuple[Choice, AddRequest], list[int]] = {}
+        self._models: dict[Choice, Module] = {}
+        self._cores: dict[Choice, EngineCore] = {}
 
     def build(self) -> Module:
         return tiny_models.build(self.name)
@@ -60,17 +60,19 @@ class Family:
 
     def mlx_lm(self, adapter: Choice) -> Module:
         """The model as mlx-lm's own tools load it with one adapter."""
-        if adapter not in self._alone:
+        if adapter not in self._models:
             model = self.build()
             if adapter is not None:
                 load_adapters(model, str(self.paths[adapter]))
             model.eval()
-            self._alone[adapter] = model
-        return self._alone[adapter]
+            self._models[adapter] = model
+        return self._models[adapter]
 
     def alone(self, request: AddRequest) -> list[int]:
         """By our engine without adapters, over mlx-lm's model with this one."""
-        core = make_core(TextForward(self.mlx_lm(request.adapter)))
+        if request.adapter not in self._cores:
+            self._cores[request.adapter] = make_core(TextForward(self.mlx_lm(request.adapter)))
+        core = self._cores[request.adapter]
         return run(core, [msgspec.structs.replace(request, adapter=None)])[request.request_id].token_ids
 
 
@@ -213,8 +215,6 @@ def test_a_model_without_adapters_has_none_to_give() -> None:
 
 
 def test_quantised_models_mix_adapters_too(tmp_path: Path) -> None:
-    import mlx.nn as nn
-
     def build() -> Module:
         model = tiny_models.build("qwen3")
         nn.quantize(model, group_size=32, bits=8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Any
 
 import pytest
 
@@ -222,3 +221,24 @@ async def test_the_engine_is_told_where_messages_end(tokenizer: Tokenizer) -> No
     end = tokenizer.eos_token_ids[0]
     [_ async for _ in make_generator(engine, tokenizer).complete("r", [[1, end, 2, 3, end, 4]], GenerationParams())]
     assert engine.boundaries == [2, 5]
+
+
+async def test_a_request_has_the_adapter_that_its_model_or_its_field_names(tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(tokenizer, "x")
+    engine.adapters = ("sql", "poet")
+
+    async def used(generator: TextGenerator, adapter: str | None) -> str | None:
+        [_ async for _ in generator.complete("r", ["a"], GenerationParams(adapter=adapter))]
+        return engine.adapter
+
+    plain = make_generator(engine, tokenizer)
+    named = plain.with_adapter("sql")
+    assert [await used(plain, None), await used(plain, "poet")] == [None, "poet"]
+    assert [await used(named, None), await used(named, "sql")] == ["sql", "sql"]
+    with pytest.raises(InvalidRequest, match=r"no adapter 'nobody'. It has: sql, poet\."):
+        await used(plain, "nobody")
+    with pytest.raises(InvalidRequest, match="adapters asks for 'poet' and model for 'sql'"):
+        await used(named, "poet")
+    engine.adapters = ()
+    with pytest.raises(InvalidRequest, match="It has none"):
+        await used(plain, "sql")
