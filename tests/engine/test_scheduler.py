@@ -419,10 +419,12 @@ def test_a_group_that_is_empty_takes_rows_of_any_adapter() -> None:
 
 
 def test_nobody_follows_or_resumes_from_a_request_with_another_adapter() -> None:
-    scheduler, runner = make(cache=2**20, chunk=100), FakeRunner(LAYOUT)
+    scheduler, runner = make(cache=2**20, chunk=1000), FakeRunner(LAYOUT)
     for name, adapter in ADAPTERS.items():
         scheduler.add(request(name, 300, adapter=adapter))
-    outputs = run_out(scheduler, runner)
+    outputs = step(scheduler, runner)
+    assert (scheduler.num_running, scheduler.num_waiting) == (3, 1)
+    outputs += run_out(scheduler, runner)
     started = {output.request_id: output.cached_tokens for output in outputs if output.started}
     assert started == {"x": 0, "a1": 0, "b1": 0, "a2": 299}
     assert runner.computed == 3 * 299
@@ -433,7 +435,10 @@ def test_rows_that_decode_give_their_prompts_to_their_own_adapter_only() -> None
     scheduler.add(request("first", 300, max_tokens=50, adapter="a"))
     for _ in range(5):
         step(scheduler, runner)
-    for name, adapter in (("other", None), ("same", "a")):
-        scheduler.add(request(name, 300, adapter=adapter))
-    started = {output.request_id: output.cached_tokens for output in run_out(scheduler, runner) if output.started}
+    scheduler.add(request("other", 300, max_tokens=50))
+    outputs = step(scheduler, runner)
+    assert scheduler.num_running == 2 and scheduler.prefix_cache.nbytes == 0
+    scheduler.add(request("same", 300, adapter="a"))
+    outputs += run_out(scheduler, runner)
+    started = {output.request_id: output.cached_tokens for output in outputs if output.started}
     assert started == {"other": 0, "same": 299}
