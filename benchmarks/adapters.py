@@ -57,13 +57,14 @@ def engine(forward: Forward, path: Path, vocab: int, rows: int) -> EngineCore:
 
 
 def measure(core: EngineCore, names: Sequence[str | None], vocab: int, prompt: int, tokens: int) -> tuple[float, float]:
-    """Seconds of all prompts, and seconds per step of decoding."""
+    """Seconds until every row has said something, and seconds per step of decoding after that."""
     for row, name in enumerate(names):
         token_ids = [(7919 * row + 31 * index) % vocab for index in range(prompt)]
         core.add(AddRequest(f"r{row}", token_ids, SamplingParams(max_tokens=tokens), adapter=name))
-    started, said = time.perf_counter(), 0
-    while said < len(names):
-        said += sum(len(output.token_ids) for output in core.step())
+    started = time.perf_counter()
+    said: set[str] = set()
+    while len(said) < len(names):
+        said |= {output.request_id for output in core.step() if output.token_ids}
     prefilled, first = time.perf_counter(), core.stats().steps
     while core.has_work():
         core.step()
