@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from benchmarks import report
 from benchmarks.contenders import Contender
 from quince.bench.figures import gaps, quantile
-from quince.bench.workload import ARRIVING, RUNNING, Load, RequestResult
+from quince.bench.workload import ARRIVING, RUNNING, ClientSpec, Load, RequestResult, with_images
 
 
 class Arrivals(msgspec.Struct, kw_only=True):
@@ -29,27 +29,37 @@ class Arrivals(msgspec.Struct, kw_only=True):
     problems: list[str]
 
 
-def measure(options: argparse.Namespace, who: Sequence[Contender]) -> list[Arrivals]:
+def measure(
+    options: argparse.Namespace, who: Sequence[Contender], images: Iterator[str] | None = None
+) -> list[Arrivals]:
+    """``images``: where every prompt that arrives takes its own from."""
     measured: list[Arrivals] = []
     for contender in who:
-        _run(options, contender, arriving=True, seed=0)  # warm up
+        _run(options, contender, seed=0, arriving=_arriving(options, 0, images))  # warm up
     for repeat in range(options.repeats):
+        seed = 2 * time.time_ns()
+        arriving = _arriving(options, seed, images)
         for contender in who:
-            for arriving in (False, True):
-                results = _run(options, contender, arriving=arriving, seed=int(time.time()))
-                measured.append(_summarise(options, (contender.name, repeat, arriving), results))
+            for clients in ([], arriving):
+                results = _run(options, contender, seed=seed + bool(clients), arriving=clients)
+                measured.append(_summarise(options, (contender.name, repeat, bool(clients)), results))
                 print(measured[-1], file=sys.stderr, flush=True)
     return measured
 
 
-def _run(options: argparse.Namespace, contender: Contender, *, arriving: bool, seed: int) -> list[RequestResult]:
+def _arriving(options: argparse.Namespace, seed: int, images: Iterator[str] | None) -> list[ClientSpec]:
+    words = options.arrival_prompt_tokens or options.prompt_tokens
+    load = Load(options.arrivals, 1, words, options.arrival_tokens, options.modes == ["sampled"], seed)
+    clients = load.specs(tag=ARRIVING, offset=options.arrival_delay, interval=options.arrival_interval)
+    return clients if images is None else with_images(clients, images)
+
+
+def _run(
+    options: argparse.Namespace, contender: Contender, *, seed: int, arriving: list[ClientSpec]
+) -> list[RequestResult]:
     sampled = options.modes == ["sampled"]
     clients = Load(options.running, 1, options.prompt_tokens, options.running_tokens, sampled, seed).specs()
-    if arriving:
-        words = options.arrival_prompt_tokens or options.prompt_tokens
-        load = Load(options.arrivals, 1, words, options.arrival_tokens, sampled, seed)
-        clients += load.specs(tag=ARRIVING, offset=options.arrival_delay, interval=options.arrival_interval)
-    return [request for result in contender.run(clients) for request in result.requests]
+    return [request for result in contender.run(clients + arriving) for request in result.requests]
 
 
 def _summarise(
@@ -85,7 +95,7 @@ def table(measured: Sequence[Arrivals]) -> str:
         p50, p99, top, ttft = (
             quantile([getattr(m, field) for m in own], 0.5) for field in ("gap_p50", "gap_p99", "gap_max", "ttft_p50")
         )
-        ratio = quantile([m.gap_p99 / m.gap_p50 for m in own], 0.5)
+        ratio = quantile([m.gap_p99 / m.gap_p50 for m in own if m.gap_p50], 0.5)
         first = f"{ttft:.0f}" if arriving else "-"
         cells = [name, "yes" if arriving else "none"]
         rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", first])

@@ -66,14 +66,24 @@ class InProcess(Contender):
 
 
 class Http(Contender):
-    """An OpenAI-compatible server. ``server`` None: someone else's, whose processes are not known."""
+    """An OpenAI-compatible server. ``server`` None: someone else's, whose processes and model are not known.
 
-    def __init__(self, name: str, url: str, players: Sequence[Worker], server: Server | None = None) -> None:
+    ``model``: what requests name, for a server that wants a name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        players: Sequence[Worker],
+        server: Server | None = None,
+        model: str | None = None,
+    ) -> None:
         super().__init__(name)
         self._url = url.rstrip("/").removesuffix("/v1")
         self._players = players
         self._server = server
-        self._model = None if server else _first_model(self._url)
+        self._model = model if server else _first_model(self._url)
 
     def run(self, clients: list[ClientSpec]) -> list[JobResult]:
         parts = split(clients, len(self._players))
@@ -82,6 +92,14 @@ class Http(Contender):
         for player, part in zip(busy, parts, strict=True):
             player.send(Job(part, start, self._url, self._model))
         return [player.result() for player in busy]
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def model(self) -> str | None:
+        return self._model
 
     def usage(self) -> tuple[Usage, Usage]:
         if self._server is None:
@@ -112,3 +130,14 @@ def mlx_lm_server(model: Path, batch_size: int, players: Sequence[Worker], logs:
     command += ["--decode-concurrency", str(batch_size), "--log-level", "WARNING"]
     server = Server(command, port, logs / "mlx_lm_server.log")
     return Http("mlx_lm.server", server.url, players, server)
+
+
+def mlx_vlm_server(model: Path, players: Sequence[Worker], logs: Path, *, prefix_cache: bool) -> Http:
+    """``prefix_cache``: with its cache of prefixes in memory, which is off by default, and room for 131,072 tokens."""
+    port = free_port()
+    name = "mlx_vlm.server" + " (APC)" * prefix_cache
+    settings = ["APC_ENABLED=1", "APC_DISK_ENABLED=0", "APC_NUM_BLOCKS=8192"] if prefix_cache else ["APC_ENABLED=0"]
+    command = ["env", *settings, sys.executable, "-m", "mlx_vlm", "server", "--model", str(model)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--vision-cache-size", "64", "--log-level", "WARNING"]
+    server = Server(command, port, logs / f"mlx_vlm_server{'_apc' * prefix_cache}.log")
+    return Http(name, server.url, players, server, str(model))

@@ -11,11 +11,12 @@ words' have a standard deviation of LOGIT_STD: greedy decoding never takes them,
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,11 @@ class Shape:
     context: int
 
     @property
+    def norm_scale(self) -> float:
+        """The last norm's weight, which sets the scale of the logits."""
+        return LOGIT_STD / (EMBEDDING_STD * self.hidden**0.5)
+
+    @property
     def config(self) -> dict[str, Any]:
         eos = self.vocab - len(SPECIAL) + SPECIAL.index(EOS)
         return {
@@ -86,12 +92,16 @@ SHAPES = {
 
 def ensure(name: str, root: Path) -> Path:
     """The directory of the model called ``name``, written below ``root`` if it is not there yet."""
-    path = root / f"qwen3-{name}-random-{FORMAT}"
+    return ensure_at(root / f"qwen3-{name}-random-{FORMAT}", functools.partial(write, SHAPES[name]))
+
+
+def ensure_at(path: Path, writer: Callable[[Path], None]) -> Path:
+    """``path``, which ``writer`` fills if it is not there yet; it appears complete or not at all."""
     if not path.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=root, prefix=".writing-"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".writing-"))
         try:
-            write(SHAPES[name], temporary)
+            writer(temporary)
             temporary.chmod(0o755)
             temporary.rename(path)
         finally:
@@ -107,18 +117,18 @@ def write(shape: Shape, path: Path) -> None:
     _write_weights(shape, path)
 
 
-def write_tokenizer(shape: Shape, path: Path) -> None:
+def write_tokenizer(shape: Shape, path: Path, *, special: Sequence[str] = SPECIAL, template: str = TEMPLATE) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     space = "\u0120"  # the byte-level spelling of a space
-    own = itertools.islice(words(), shape.vocab - BYTES - len(SPECIAL))
+    own = itertools.islice(words(), shape.vocab - BYTES - len(special))
     vocabulary = {token: index for index, token in enumerate([*alphabet, *(space + word for word in own)])}
     # ignore_merges: a word of the vocabulary is its token at once, everything else falls apart into bytes.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.save(str(path / "tokenizer.json"), pretty=False)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -132,7 +142,7 @@ def write_tokenizer(shape: Shape, path: Path) -> None:
         "model_max_length": shape.context,
     }
     (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
-    (path / "chat_template.jinja").write_text(TEMPLATE)
+    (path / "chat_template.jinja").write_text(template)
 
 
 def _write_weights(shape: Shape, path: Path) -> None:
@@ -140,10 +150,16 @@ def _write_weights(shape: Shape, path: Path) -> None:
     import mlx.core as mx
 
     mx.random.seed(0)
+    parts = itertools.chain([_embedding(shape)], (_layer(shape, i) for i in range(shape.layers)), _head(shape))
+    save_parts(parts, shape.layers + (1 if shape.tied else 2), path)
+
+
+def save_parts(parts: Iterable[dict[str, mx.array]], count: int, path: Path) -> None:
+    """``count`` files of weights with their index."""
+    import mlx.core as mx
+
     index: dict[str, str] = {}
     total = 0
-    count = shape.layers + (1 if shape.tied else 2)
-    parts = itertools.chain([_embedding(shape)], (_layer(shape, i) for i in range(shape.layers)), _head(shape))
     for number, part in enumerate(parts, 1):
         name = f"model-{number:05d}-of-{count:05d}.safetensors"
         mx.save_safetensors(str(path / name), part, metadata={"format": "mlx"})
@@ -165,11 +181,11 @@ def _random(shape: Shape, *size: int, std: float | None = None) -> mx.array:
     return weights
 
 
-def _words_only(shape: Shape, matrix: mx.array) -> mx.array:
+def words_only(shape: Shape, matrix: mx.array, special: Sequence[str] = SPECIAL) -> mx.array:
     import mlx.core as mx
 
     ids = mx.arange(shape.vocab)[:, None]
-    is_word = (ids >= BYTES) & (ids < shape.vocab - len(SPECIAL))
+    is_word = (ids >= BYTES) & (ids < shape.vocab - len(special))
     return mx.where(is_word, matrix, mx.zeros_like(matrix))
 
 
@@ -178,16 +194,15 @@ def _embedding(shape: Shape) -> dict[str, mx.array]:
     import mlx.core as mx
 
     embedding = _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD)
-    scale = LOGIT_STD / (EMBEDDING_STD * shape.hidden**0.5)
     return {
-        "model.embed_tokens.weight": _words_only(shape, embedding) if shape.tied else embedding,
-        "model.norm.weight": mx.full((shape.hidden,), scale, dtype=getattr(mx, shape.dtype)),
+        "model.embed_tokens.weight": words_only(shape, embedding) if shape.tied else embedding,
+        "model.norm.weight": mx.full((shape.hidden,), shape.norm_scale, dtype=getattr(mx, shape.dtype)),
     }
 
 
 def _head(shape: Shape) -> Iterator[dict[str, mx.array]]:
     if not shape.tied:
-        yield {"lm_head.weight": _words_only(shape, _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD))}
+        yield {"lm_head.weight": words_only(shape, _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD))}
 
 
 def _layer(shape: Shape, index: int) -> dict[str, mx.array]:

@@ -7,24 +7,20 @@ python -m benchmarks.prefix_cache --model 8b --system-tokens 32000 --turns 4    
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import random
 import statistics
 import sys
 import tempfile
 import threading
-import time
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from tokenizers import Tokenizer
 
 from benchmarks import chart, report
+from benchmarks.ask import ask
 from benchmarks.families import NAMES, ensure_family
 from benchmarks.models import SHAPES, ensure
 from quince.bench.server import Server, free_port
@@ -54,7 +50,7 @@ class Session:
 
     def __init__(self, server: str, model: str, url: str, path: Path, answer_tokens: int) -> None:
         self._labels = (server, model)
-        self._address = urllib.parse.urlsplit(url).netloc
+        self._url = url
         self._path = path
         self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         self._answer_tokens = answer_tokens
@@ -67,8 +63,8 @@ class Session:
         prompt = self._tokens(messages, generate=True)
         others = [self._tokens(other, generate=True) for other in beside or () if other is not messages]
         shared = max((_common(prompt, seen) for seen in [*self._seen, *others]), default=0)
-        ttft, text, usage = self._stream(messages)
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        answer = ask(self._url, str(self._path), messages, self._answer_tokens)
+        text = answer.text
         with self._lock:
             self._seen.append(self._tokens([*messages, {"role": "assistant", "content": text}], generate=False))
             server, model = self._labels
@@ -79,10 +75,10 @@ class Session:
                     model=model,
                     scenario=scenario,
                     number=number,
-                    prompt_tokens=usage["prompt_tokens"],
-                    shared=min(shared, usage["prompt_tokens"]),
-                    cached=cached,
-                    ttft=ttft,
+                    prompt_tokens=answer.prompt_tokens,
+                    shared=min(shared, answer.prompt_tokens),
+                    cached=answer.cached_tokens,
+                    ttft=answer.ttft,
                     text=text,
                 )
             )
@@ -93,34 +89,6 @@ class Session:
         text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
         ids: list[int] = self._tokenizer.encode(text + "<|im_start|>assistant\n" * generate).ids
         return ids
-
-    def _stream(self, messages: list[Message]) -> tuple[float, str, dict[str, Any]]:
-        body = {
-            "model": str(self._path),
-            "messages": messages,
-            "max_tokens": self._answer_tokens,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        started = time.perf_counter()
-        connection = http.client.HTTPConnection(self._address, timeout=600)
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise SystemExit(f"{self._labels[0]}: {response.status} {response.read(500)!r}")
-        first, pieces, usage = 0.0, [], {}
-        for line in response:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            usage = chunk.get("usage") or usage
-            for choice in chunk["choices"]:
-                if piece := (choice.get("delta") or {}).get("content"):
-                    first = first or time.perf_counter()
-                    pieces.append(piece)
-        connection.close()
-        return 1000 * (first - started), "".join(pieces), usage
 
 
 class Replay:

@@ -23,6 +23,7 @@ from quince.errors import UsageError
 
 ENV_PREFIX = "QUINCE_"
 FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 MODELS_DIR = ENV_PREFIX + "MODELS_DIR"
 # Set by `quince start` for the server that it starts.
@@ -64,6 +65,22 @@ def _directory(path: str) -> str:
 def _expand_user(path: str | None) -> str | None:
     """No shell does this for a file or a variable."""
     return None if path is None else os.path.expanduser(path)
+
+
+def _check_adapter(adapter: str) -> str:
+    """NAME=DIR with the directory as it is found from anywhere."""
+    name, mark, directory = adapter.partition("=")
+    if not mark or not ADAPTER_NAME.fullmatch(name):
+        raise ValueError("it is like NAME=DIR, the name of letters, digits, '.', '_' and '-'")
+    return f"{name}={_directory(directory)}"
+
+
+def _check_once(adapters: tuple[str, ...]) -> tuple[str, ...]:
+    names = [adapter.split("=", 1)[0] for adapter in adapters]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' names two of them")
+    return adapters
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -234,6 +251,9 @@ class ServeConfig(ModelSettings):
         None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
     )
     preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field((), description="Model to load at the start.")
+    adapters: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_adapter)], ...], BeforeValidator(_split), AfterValidator(_check_once)
+    ] = Field((), description="NAME=DIR: a LoRA adapter made by mlx-lm that requests may name (default: none).")
     auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
     allowed_media_path: Annotated[tuple[Annotated[str, AfterValidator(_directory)], ...], BeforeValidator(_split)] = (
@@ -277,11 +297,16 @@ class ServeConfig(ModelSettings):
         own = set() if section is None else section.model_fields_set - {"alias"}
         return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
+    @property
+    def adapter_directories(self) -> dict[str, str]:
+        """``adapters`` by name."""
+        return dict(adapter.split("=", 1) for adapter in self.adapters)
+
 
 # The fields that are no options: variables alone move directories, sections stand in files only.
 NO_OPTIONS = frozenset({"home", "models_dir", "models", "named"})
 # Settings that belong to one model.
-_ONLY_WITH_MODEL = ("model_type", "adapter")
+_ONLY_WITH_MODEL = ("model_type", "adapter", "adapters")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
 _ONLY_WITHOUT_MODEL = ("preload", "idle_ttl")
 
@@ -447,6 +472,8 @@ def _plain(value: Any) -> Any:
 
 def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
     values, sources = given.values, given.sources
+    if values.get("adapter") and values.get("adapters"):
+        raise UsageError(f"{sources['adapter']} is for all requests: it cannot be combined with {sources['adapters']}")
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":

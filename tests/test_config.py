@@ -137,6 +137,23 @@ def test_an_adapter_needs_the_model_that_it_is_for() -> None:
         config.load({"adapter": "/a"}, {})
 
 
+def test_adapters_have_names_and_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = config.load({"model": "m"}, {"QUINCE_ADAPTERS": "sql=/a/../b, poet=c=d"})
+    assert settings.adapter_directories == {"sql": "/b", "poet": f"{tmp_path}/c=d"}
+    assert config.load({"model": "m", "adapters": ["x=/y"]}, {}).adapter_directories == {"x": "/y"}
+    for wrong, why in (("sql", "NAME=DIR"), ("a:b=/c", "NAME=DIR"), ("a=", "has a name"), ("a=/b,a=/c", "names two")):
+        with pytest.raises(UsageError, match=f"QUINCE_ADAPTERS = .*{why}"):
+            config.load({"model": "m"}, {"QUINCE_ADAPTERS": wrong})
+
+
+def test_adapters_need_one_model_and_no_adapter_for_all() -> None:
+    with pytest.raises(UsageError, match="--adapters is for a server of one MODEL"):
+        config.load({"adapters": ["x=/y"]}, {})
+    with pytest.raises(UsageError, match="--adapter is for all requests: it cannot be combined with QUINCE_ADAPTERS"):
+        config.load({"model": "m", "adapter": "/a"}, {"QUINCE_ADAPTERS": "x=/y"})
+
+
 def test_directories_of_media_are_found_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/quince")

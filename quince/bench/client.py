@@ -123,7 +123,7 @@ class _Exchange(asyncio.Protocol):
 
 def _encode(job: Job, spec: RequestSpec) -> bytes:
     body: dict[str, object] = {
-        "messages": [{"role": "user", "content": spec.prompt}],
+        "messages": [{"role": "user", "content": _content(spec)}],
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": spec.max_tokens,
@@ -142,6 +142,12 @@ def _encode(job: Job, spec: RequestSpec) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + data
+
+
+def _content(spec: RequestSpec) -> str | list[dict[str, object]]:
+    if spec.image is None:
+        return spec.prompt
+    return [{"type": "image_url", "image_url": {"url": spec.image}}, {"type": "text", "text": spec.prompt}]
 
 
 async def _client(job: Job, client: ClientSpec) -> list[RequestResult]:

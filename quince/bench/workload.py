@@ -18,13 +18,17 @@ RUNNING, ARRIVING = "running", "arriving"
 
 
 class RequestSpec(msgspec.Struct, frozen=True):
-    """One request. ``temperature`` 0 is greedy; ``schema`` is what the answer is held to, if anything."""
+    """One request. ``temperature`` 0 is greedy; ``schema`` is what the answer is held to, if anything.
+
+    ``image``: an image's URL, which comes before the prompt.
+    """
 
     prompt: str
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     schema: dict[str, Any] | None = None
+    image: str | None = None
 
 
 class ClientSpec(msgspec.Struct, frozen=True):
@@ -134,6 +138,15 @@ _WORDS = list(itertools.islice(words(), VOCABULARY_WORDS))
 def random_prompt(source: random.Random, count: int) -> str:
     """Random words, one token each: no two prompts share a beginning, so no prefix cache can help."""
     return " " + " ".join(source.choices(_WORDS, k=count))
+
+
+def with_images(clients: list[ClientSpec], images: Iterator[str]) -> list[ClientSpec]:
+    """The same clients; each of their requests shows an image of its own."""
+    replace = msgspec.structs.replace
+    return [
+        replace(client, requests=[replace(request, image=next(images)) for request in client.requests])
+        for client in clients
+    ]
 
 
 def split(clients: list[ClientSpec], parts: int) -> list[list[ClientSpec]]:

@@ -7,7 +7,7 @@ import contextlib
 import enum
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from quince.engine.messages import (
     EngineStats,
     FinishReason,
     LoadFailed,
-    MediaInput,
     Output,
     PoolRequest,
     Ready,
@@ -42,7 +41,6 @@ from quince.errors import (
     RequestCancelled,
 )
 from quince.metrics import current_request
-from quince.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +164,11 @@ class EngineClient:
         return self._child.pid if self._child else None
 
     @property
+    def adapters(self) -> Collection[str]:
+        """What ``AddRequest.adapter`` may be."""
+        return self._config.adapters.keys()
+
+    @property
     def num_requests(self) -> int:
         return len(self._admitted)
 
@@ -204,21 +207,12 @@ class EngineClient:
             raise self._unavailable()
         return self.ready
 
-    async def generate(
-        self,
-        request_id: str,
-        prompt_token_ids: list[int],
-        sampling: SamplingParams,
-        boundaries: Sequence[int] = (),
-        media: Sequence[MediaInput] = (),
-    ) -> AsyncGenerator[list[Output], None]:
+    async def generate(self, request: AddRequest) -> AsyncGenerator[list[Output], None]:
         """The request's outputs as they come, several at once if the reader was slow; the last has a finish_reason.
 
-        ``boundaries`` are positions in the prompt where later requests are likely to go on differently. The files of
-        ``media`` must be there until the iterator has ended.
+        The files of ``request.media`` must be there until the iterator has ended.
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
-        request = AddRequest(request_id, prompt_token_ids, sampling, list(boundaries), list(media))
         async with contextlib.aclosing(self._run(request)) as batches:
             async for outputs in batches:
                 yield outputs

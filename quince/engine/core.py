@@ -69,6 +69,7 @@ def make_core(forward: Forward, vocab_size: int, grammars: GrammarCompiler, conf
             max_running_requests=config.max_running_requests if support.batches else 1,
             pad_prefill=support.pads,
             snapshot_interval=config.snapshot_interval,
+            mix_adapters=forward.mixes_adapters,
         ),
         pacer=pacer,
         prefix_cache=PrefixCache(costs.layout, max_bytes=cache_bytes, is_stored=runner.store.__contains__),
@@ -135,8 +136,8 @@ class EngineCore:
         boundaries = sorted(
             [*message.boundaries, *(start + count for one in message.media for start, count in one.runs[-1:])]
         )
-        request = Request(message.request_id, token_ids, message.sampling, boundaries)
-        if message.media and not self._take_media(message, request):
+        request = Request(message.request_id, token_ids, message.sampling, boundaries, message.adapter)
+        if (message.media or message.adapter) and not self._introduce(message, request):
             return
         if request.sampling.grammar is not None:
             self._compiling[request.request_id] = (request, self._grammars.compile(request.sampling))
@@ -145,18 +146,20 @@ class EngineCore:
             self.runner.constrain(request.request_id, Constraint(None, request.sampling.thinking))
         self._enqueue(request)
 
-    def _take_media(self, message: AddRequest, request: Request) -> bool:
+    def _introduce(self, message: AddRequest, request: Request) -> bool:
         """Read what came with the request; False if it is refused."""
+        what = "images" if message.media else "adapter"
         try:
             if reason := problem(message.prompt_token_ids, message.media):
                 raise ValueError(reason)
             self._forward.add(message)
         except (ValueError, OSError) as error:
-            logger.error("%s: its images cannot be used: %s", request.request_id, error)
-            self.scheduler.refuse(request, "its images cannot be used")
+            logger.error("%s: its %s cannot be used: %s", request.request_id, what, error)
+            self.scheduler.refuse(request, f"its {what} cannot be used")
             return False
-        start, length = message.media[-1].runs[-1]
-        self._media_ends[request.request_id] = start + length
+        if message.media:
+            start, length = message.media[-1].runs[-1]
+            self._media_ends[request.request_id] = start + length
         return True
 
     def _enqueue(self, request: Request) -> None:

@@ -48,5 +48,7 @@ def leaders(request: Request, prefilling: Iterable[Request]) -> Iterator[tuple[R
     own = request.input_token_ids
     for leader in prefilling:
         theirs = leader.input_token_ids
+        if leader.adapter != request.adapter:
+            continue
         if leader.num_to_prefill > 0 and theirs[:MIN_SHARED] == own[:MIN_SHARED]:
             yield leader, common_prefix(own[:-1], theirs[:-1])

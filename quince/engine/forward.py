@@ -22,17 +22,22 @@ class Forward(Protocol):
     """Calls stand between ``begin`` and ``commit`` of ``cache``, whose rows they continue; all are lazy.
 
     ``logits`` [rows, width, vocabulary] follow ``tokens`` [rows, width]; ``request_ids`` name the rows, or nothing if
-    no request has media. ``prefill`` is the same for chunks of prompts, one for each row, padded to one width.
+    none of them is a request's. ``prefill`` is the same for chunks of prompts, one for each row, padded to one width.
 
-    A request with media is known from ``add`` to ``release``. Between them ``encode`` does a bounded part of what can
-    be done before its prompt is computed, and tells whether that was the last; it raises ValueError for media that the
-    model cannot take. ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it.
+    A request with media or an adapter is known from ``add``, which raises ValueError for what this model has not, to
+    ``release``. Between them ``encode`` does a bounded part of what can be done with media before its prompt is
+    computed, and tells whether that was the last; it raises ValueError for media that the model cannot take.
+    ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it.
+
+    ``mixes_adapters``: whether the rows of a call may have different adapters.
     """
 
     @property
     def reserved_bytes(self) -> int: ...
     @property
     def encoded_media(self) -> int: ...
+    @property
+    def mixes_adapters(self) -> bool: ...
     def make_cache(self) -> list[Any]: ...
     def logits(self, tokens: mx.array, cache: BatchCache, request_ids: Sequence[str] = ()) -> mx.array: ...
     def prefill(self, chunks: Sequence[PrefillChunk], cache: BatchCache) -> mx.array: ...
@@ -45,6 +50,7 @@ class TextForward:
     """A model that knows tokens only."""
 
     encoded_media = reserved_bytes = 0
+    mixes_adapters = True
 
     def __init__(self, model: Module) -> None:
         self._model = model
@@ -58,10 +64,10 @@ class TextForward:
         return logits
 
     def prefill(self, chunks: Sequence[PrefillChunk], cache: BatchCache) -> mx.array:
-        return self.logits(mx.array(padded(chunks)), cache)
+        return self.logits(mx.array(padded(chunks)), cache, [chunk.request_id for chunk in chunks])
 
     def add(self, request: AddRequest) -> None:
-        raise ValueError("this model reads text only")
+        raise ValueError("this model reads text only, and has no adapters")
 
     def encode(self, request_id: str) -> bool:
         return True

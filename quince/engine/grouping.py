@@ -2,12 +2,12 @@
 
 A rectangle is as wide as its longest row: shorter rows read as many columns. One more group costs one more forward
 pass, which reads the weights again and keeps the host busy. So rows share a group as long as what they read in vain
-takes no longer than that.
+takes no longer than that. Rows of different kinds, which one pass cannot serve, never share a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 MAX_GROUPS = 8
 
@@ -22,14 +22,17 @@ class DecodeGroups:
         self._steps = 0
         self._groups: dict[int, dict[str, int]] = {}  # length of each row, less the steps so far
         self._group_of: dict[str, int] = {}
+        self._kinds: dict[int, Hashable] = {}
 
-    def place(self, request_id: str, length: int) -> int:
-        """The group of a new row: where it makes the least padding."""
+    def place(self, request_id: str, length: int, kind: Hashable = None) -> int:
+        """The group of a new row: of its kind, where it makes the least padding."""
         offset = length - self._steps
-        best = min(self._groups, key=lambda group: self._added_padding(group, offset), default=None)
+        groups = [group for group in self._groups if self._kinds[group] == kind]
+        best = min(groups, key=lambda group: self._added_padding(group, offset), default=None)
         if best is None or (self._padding(best, offset) > self._max_padding and len(self._groups) < MAX_GROUPS):
             best = next(number for number in range(len(self._groups) + 1) if number not in self._groups)
         self._groups.setdefault(best, {})[request_id] = offset
+        self._kinds[best] = kind
         self._group_of[request_id] = best
         return best
 

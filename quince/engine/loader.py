@@ -9,8 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
-from mlx_lm.utils import load_adapters, load_model
+from mlx_lm.utils import load_model
 
+from quince.engine.adapters import put_over
 from quince.errors import ModelLoadError
 
 DEFAULT_MAX_MODEL_LEN = 4096
@@ -36,7 +37,7 @@ def load(path: Path, *, max_model_len: int | None, adapter: Path | None = None) 
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"{path.name}: {error}") from error
     if adapter is not None:
-        _adapt(model, adapter)
+        put_over(model, adapter)
     text_config = {**config, **config.get("text_config", {})}
     return LoadedModel(
         model=model,
@@ -49,19 +50,6 @@ def load(path: Path, *, max_model_len: int | None, adapter: Path | None = None) 
 def context_length(text_config: dict[str, Any]) -> int:
     """As the model's files say it."""
     return int(text_config.get("max_position_embeddings") or DEFAULT_MAX_MODEL_LEN)
-
-
-def _adapt(model: Module, adapter: Path) -> None:
-    """Put the adapter's layers into the model, as mlx-lm's ``load_adapters`` does for all of its own tools."""
-    for name in ("adapter_config.json", "adapters.safetensors"):
-        if not (adapter / name).is_file():
-            raise ModelLoadError(f"{adapter} has no {name}, so it is no adapter that mlx-lm has made")
-    try:
-        load_adapters(model, str(adapter))
-        mx.eval(model.parameters())  # type: ignore[no-untyped-call]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        raise ModelLoadError(f"the adapter {adapter.name} does not fit the model: {error}") from error
-    model.eval()
 
 
 def set_wired_limit() -> None:

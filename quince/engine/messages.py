@@ -23,7 +23,8 @@ class Task(enum.Enum):
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine process needs to start. ``model_path`` and ``adapter_path`` are local directories.
+    """What an engine process needs to start. ``model_path``, ``adapter_path`` (for all requests) and
+    those of ``adapters``, by the names that requests use, are local directories.
 
     ``memory_bytes`` (None: what the device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none;
     None: a share). ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
@@ -33,6 +34,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     model_path: str
     adapter_path: str | None = None
+    adapters: dict[str, str] = {}
     max_running_requests: int
     prefill_chunk_size: int
     max_model_len: int | None = None
@@ -76,13 +78,15 @@ class MediaInput(msgspec.Struct, frozen=True, array_like=True):
 
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):
     """``boundaries``: positions in the prompt, in tokens, where messages end. Other requests may part there, so they
-    are good places to resume from; they never change an answer. ``media`` come in the order of the prompt."""
+    are good places to resume from; they never change an answer. ``media`` come in the order of the prompt. ``adapter``
+    is one of the engine's, by its name."""
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     boundaries: list[int] = []
     media: list[MediaInput] = []
+    adapter: str | None = None
 
 
 class PoolInput(msgspec.Struct, frozen=True, array_like=True):

@@ -21,6 +21,7 @@ class Lane:
     """Requests whose prompts are computed in the same forward passes, from their first chunk on."""
 
     pad: bool  # whether prompts of different lengths may be computed together
+    mix_adapters: bool = True  # and those for different adapters
     requests: list[Request] = field(default_factory=list)
     rectangle: Rectangle = field(default_factory=Rectangle)  # its buffers, until the last of its requests has left
 
@@ -57,6 +58,8 @@ class Lane:
 
         Padding counts against the budget; and very different lengths do not drag each other.
         """
+        if not self.mix_adapters and request.adapter != self.requests[0].adapter:
+            return False
         own = len(request.input_token_ids) - 1
         widths = [member.num_to_prefill for member in self.requests]
         if not self.pad and (own - cached != widths[0] or cached != self.requests[0].num_prefilled):
@@ -73,9 +76,10 @@ class PrefillLanes:
     """Takes turns between the oldest lane, so that none starves, and the one with the least work left, so that short
     prompts do not wait for long ones."""
 
-    def __init__(self, *, pad: bool) -> None:
-        """``pad``: whether prompts of different lengths may be computed together."""
+    def __init__(self, *, pad: bool, mix_adapters: bool = True) -> None:
+        """See ``Lane``."""
         self._pad = pad
+        self._mix_adapters = mix_adapters
         self._lanes: list[Lane] = []
         self._oldest_next = True
 
@@ -87,7 +91,7 @@ class PrefillLanes:
 
     def add(self) -> Lane:
         """A new lane, to be filled before the next ``next_chunks``."""
-        self._lanes.append(Lane(self._pad))
+        self._lanes.append(Lane(self._pad, self._mix_adapters))
         return self._lanes[-1]
 
     @property

@@ -98,6 +98,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     # MLX and mlx-lm take long to import: a wrong configuration is told before.
     import mlx.core as mx
 
+    from quince.engine.adapters import AdapterForward
     from quince.engine.core import CoreConfig, make_core
     from quince.engine.forward import Forward, TextForward
     from quince.engine.kv_layout import KVQuantization
@@ -108,8 +109,12 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
 
     adapter = None if config.adapter_path is None else Path(config.adapter_path)
     load_model = load_vision if config.vision else load
+    if config.vision and config.adapters:
+        raise ModelLoadError("--adapters is for models that read text only; this one reads images, too")
     loaded = load_model(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
     forward: Forward = TextForward(loaded.model)
+    if config.adapters:
+        forward = AdapterForward(loaded.model, {name: Path(path) for name, path in config.adapters.items()})
     if config.vision:
         forward = VisionForward(loaded.model, feature_bytes=feature_bytes(config.memory_bytes))
     core = make_core(

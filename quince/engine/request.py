@@ -52,13 +52,14 @@ class Request:
     decodes holds the keys and values of all tokens that are known.
 
     ``boundaries`` are positions in the prompt where messages end; ``number`` counts requests as they arrive. Tokens of
-    images and videos have ids below zero (see media.py).
+    images and videos have ids below zero (see media.py). ``adapter`` is part of what its keys and values depend on.
     """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     boundaries: Sequence[int] = ()
+    adapter: str | None = None
     number: int = 0
     status: RequestStatus = RequestStatus.WAITING
     num_prefilled: int = 0

@@ -36,11 +36,13 @@ LOOKAHEAD = 32  # waiting requests that are looked at in one step
 @dataclass(frozen=True)
 class SchedulerConfig:
     """``pad_prefill``: whether prompts of different lengths may be prefilled together. ``snapshot_interval``: tokens
-    between two snapshots of a long prompt."""
+    between two snapshots of a long prompt. ``mix_adapters``: whether requests for different adapters may run in one
+    forward pass."""
 
     max_running_requests: int
     pad_prefill: bool = True
     snapshot_interval: int = 512
+    mix_adapters: bool = True
 
 
 class Scheduler:
@@ -66,7 +68,7 @@ class Scheduler:
         self._config = config
         self._pacer = pacer
         self._groups = groups
-        self._lanes = PrefillLanes(pad=config.pad_prefill)
+        self._lanes = PrefillLanes(pad=config.pad_prefill, mix_adapters=config.mix_adapters)
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._followers = Followers()
         self._prefilling: dict[str, Request] = {}
@@ -180,7 +182,11 @@ class Scheduler:
     def _place_prefilled(self) -> dict[str, tuple[Request, int]]:
         """The requests whose whole prompt has been handed to the runner, with the groups that they can join."""
         ready = [request for request in self._prefilling.values() if request.num_to_prefill == 0]
-        return {r.request_id: (r, self._groups.place(r.request_id, len(r.input_token_ids))) for r in ready}
+        return {request.request_id: (request, self._place(request)) for request in ready}
+
+    def _place(self, request: Request) -> int:
+        kind = None if self._config.mix_adapters else request.adapter
+        return self._groups.place(request.request_id, len(request.input_token_ids), kind)
 
     def _join(self, request: Request, group: int) -> DecodeRow:
         request_id, sampling = request.request_id, request.sampling
@@ -201,7 +207,7 @@ class Scheduler:
         del self._decoding[request.request_id]
         self._groups.remove(request.request_id)
         self._free.append(request.request_id)
-        self.prefix_cache.insert(request.token_ids, request.request_id)
+        self._keep(request, request.token_ids)
 
     # Prefill
 
@@ -224,7 +230,11 @@ class Scheduler:
         self._advanced = []
 
     def _save(self, request: Request) -> None:
-        self.prefix_cache.insert(request.input_token_ids[: request.num_prefilled], request.request_id)
+        self._keep(request, request.input_token_ids[: request.num_prefilled])
+
+    def _keep(self, request: Request, token_ids: list[int]) -> None:
+        """Its row holds these tokens."""
+        self.prefix_cache.insert(token_ids, request.request_id, request.adapter)
 
     def _leave_prefill(self, request: Request) -> None:
         del self._prefilling[request.request_id]
@@ -272,7 +282,8 @@ class Scheduler:
     def _match(self, request: Request) -> Match:
         """What the prefix cache has of the request; looked up again when the cache has changed."""
         if request.match is None or request.match[0] != self.prefix_cache.version:
-            match = self.prefix_cache.match(request.input_token_ids, len(request.input_token_ids) - 1)
+            token_ids = request.input_token_ids
+            match = self.prefix_cache.match(token_ids, len(token_ids) - 1, request.adapter)
             request.match = (self.prefix_cache.version, match)
         return request.match[1]
 
@@ -283,12 +294,12 @@ class Scheduler:
             return
         own = request.input_token_ids[:-1]
         for row in self._decoding.values():
-            if row.input_token_ids[:MIN_SHARED] != own[:MIN_SHARED]:
+            if row.adapter != request.adapter or row.input_token_ids[:MIN_SHARED] != own[:MIN_SHARED]:
                 continue
             theirs = row.input_token_ids[:-1]  # the last one may not be in the row yet
             shared = common_prefix(own, theirs)
             if shared - self._match(request).length >= MIN_SHARED:
-                self.prefix_cache.insert(theirs[:shared], row.request_id)
+                self._keep(row, theirs[:shared])
 
     def _start(self, request: Request, match: Match) -> None:
         request_id = request.request_id
@@ -410,7 +421,7 @@ class Scheduler:
         self._preempted[request_id] = request
         room = self.memory.max_bytes - self._plan(joining, tight=True)
         self.prefix_cache.resize(min(self._cache_bytes, room))
-        self.prefix_cache.insert(held, request_id)
+        self._keep(request, held)
 
     # The end
 

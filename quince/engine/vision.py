@@ -118,6 +118,7 @@ class VisionForward:
         self._features = FeatureCache(feature_bytes)
         self._media: dict[str, _Media] = {}
         self.encoded_media = 0
+        self.mixes_adapters = True
 
     def make_cache(self) -> list[Any]:
         """One row's caches: mlx-vlm's classes are mlx-lm's by other names."""

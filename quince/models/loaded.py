@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quince.config import ENV_PREFIX, ServeConfig
@@ -16,6 +16,7 @@ from quince.engine.preprocess import MediaPreprocessor
 from quince.engine.supervisor import ENGINE_COMMAND
 from quince.errors import UsageError
 from quince.models.model_type import ModelType
+from quince.models.registry import adapted_name
 from quince.models.store import StoredModel
 from quince.text import reasoning_parsers, tool_parsers
 from quince.text.chat import ChatPrompter
@@ -37,6 +38,7 @@ TASKS = {
 # takes is bounded by prefill_chunk_size.
 _ONLY_FOR_WRITING = (
     "adapter",
+    "adapters",
     "max_tokens",
     "temperature",
     "top_p",
@@ -79,6 +81,10 @@ class LoadedModel:
         assert isinstance(self.service, TextGenerator)
         return self.service
 
+    def with_adapter(self, adapter: str) -> LoadedModel:
+        """As requests see it that name this adapter of it."""
+        return replace(self, name=adapted_name(self.name, adapter), service=self.generator.with_adapter(adapter))
+
     @property
     def embedder(self) -> TextEmbedder:
         assert isinstance(self.service, TextEmbedder)
@@ -116,6 +122,7 @@ def make_engine(
         address=address,
         model_path=str(stored.path),
         adapter_path=config.adapter,
+        adapters=config.adapter_directories,
         max_running_requests=config.max_running_requests,
         prefill_chunk_size=config.prefill_chunk_size,
         max_model_len=config.ctx_size,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import logging
 import os
 import time
@@ -36,7 +37,7 @@ from quince.models import memory
 from quince.models.loaded import LoadedModel, ModelText, check_settings, make_engine, make_model
 from quince.models.memory import gigabytes
 from quince.models.model_type import ModelType
-from quince.models.registry import ModelRegistry
+from quince.models.registry import ModelRegistry, Served
 from quince.models.slot import ModelState, ModelStatus, Slot
 from quince.models.store import ModelStore, StoredModel
 from quince.models.texts import TextCache
@@ -64,7 +65,7 @@ class ModelManager:
         self.registry = ModelRegistry(config, self.store)
         if self.registry.only is not None:
             check_settings(self.registry.only, config)
-        self._preload = [self.registry.resolve(name) for name in config.preload]
+        self._preload = [self.registry.resolve(name).stored for name in config.preload]
         self._budget = memory.default_budget() if config.memory_budget is None else config.memory_budget
         self._slots: dict[str, Slot] = {}
         self._sockets: SocketDirectory | None = None
@@ -129,19 +130,19 @@ class ModelManager:
     async def acquire(
         self, name: str | None, *, types: Sequence[ModelType] = GENERATING, keep_alive: float | None = None
     ) -> AsyncIterator[LoadedModel]:
-        """The model that ``name`` means, loaded, and kept loaded until the block ends.
+        """The model (and the adapter) that ``name`` means, loaded, and kept loaded until the block ends.
 
         ``keep_alive`` (seconds, infinite for ever) takes the place of the idle time until another request says
         otherwise. Raises ModelNotFound, InvalidRequest for a model that is for something else, and what loading raises.
         """
-        slot = await self._find(name)
+        slot, adapter = await self._find(name)
         _check_type(slot.stored, types)
         model = await self._ready(slot)
         slot.running += 1
         if keep_alive is not None:
             slot.keep_alive = keep_alive
         try:
-            yield model
+            yield model if adapter is None else model.with_adapter(adapter)
         finally:
             slot.running -= 1
             slot.last_used = time.monotonic()
@@ -153,14 +154,14 @@ class ModelManager:
 
         Raises ModelNotFound, and ModelLoadError for an unusable tokenizer.
         """
-        stored = await self._resolve(name)
+        stored = (await self._resolve(name)).stored
         slot = self._slot(stored)
         text = await self._texts.get(stored, self.registry.settings(stored)) if slot.model is None else slot.model.text
         return stored.name, text
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
         """Have it loaded, trying at once what has failed before."""
-        slot = await self._find(name)
+        slot, _ = await self._find(name)
         slot.retry_at = 0.0
         await self._ready(slot)
         if keep_alive is not None:
@@ -169,7 +170,7 @@ class ModelManager:
 
     async def unload(self, name: str | None) -> ModelStatus:
         """Begin to unload it: at once if nothing runs on it, else (state draining) when its requests have ended."""
-        slot = await self._find(name)
+        slot, _ = await self._find(name)
         if slot.pinned:
             raise InvalidRequest(f"'{slot.stored.name}' is this server's only model: it is kept until the server stops")
         if slot.loading is not None:
@@ -184,8 +185,8 @@ class ModelManager:
 
     def is_ready(self, name: str | None) -> bool:
         """Whether ``acquire`` would not wait."""
-        stored = self.registry.recall(name)
-        slot = None if stored is None else self._slots.get(str(stored.path))
+        served = self.registry.recall(name)
+        slot = None if served is None else self._slots.get(str(served.stored.path))
         return slot is not None and slot.state is ModelState.READY
 
     @property
@@ -213,7 +214,8 @@ class ModelManager:
 
     async def status(self, name: str | None) -> ModelStatus:
         """One of them. Raises ModelNotFound."""
-        return self._status(await self._resolve(name))
+        stored, adapter = await self._resolve(name)
+        return dataclasses.replace(self._status(stored), adapter=adapter)
 
     def health(self) -> tuple[bool, str]:
         """Whether requests can be served, and the state in words. Models that are loaded on use have no say in it."""
@@ -227,16 +229,18 @@ class ModelManager:
 
     # Finding
 
-    async def _find(self, name: str | None) -> Slot:
+    async def _find(self, name: str | None) -> tuple[Slot, str | None]:
+        """The slot of the model, and the adapter."""
         try:
-            return self._slot(await self._resolve(name))
+            stored, adapter = await self._resolve(name)
+            return self._slot(stored), adapter
         except ModelNotFound:
             if not self._config.auto_download or self.registry.only is not None:
                 raise
             pulled = await self._download(name)
-            return self._slot(await asyncio.to_thread(self.registry.place, pulled))
+            return self._slot(await asyncio.to_thread(self.registry.place, pulled)), None
 
-    async def _resolve(self, name: str | None) -> StoredModel:
+    async def _resolve(self, name: str | None) -> Served:
         recalled = self.registry.recall(name)
         return await asyncio.to_thread(self.registry.resolve, name) if recalled is None else recalled
 

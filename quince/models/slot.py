@@ -104,7 +104,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A served model as it is now. ``context`` is in tokens, ``memory`` in bytes, ``expires_in`` in seconds."""
+    """A served model as it is now, or an ``adapter`` of it. ``context`` is in tokens, ``memory`` in bytes,
+    ``expires_in`` in seconds."""
 
     stored: StoredModel
     state: ModelState
@@ -114,3 +115,4 @@ class ModelStatus:
     running: int
     expires_in: float
     on_gpu: bool
+    adapter: str | None = None

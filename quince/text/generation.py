@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quince.engine.client import ANSWER_MARK, EngineClient
-from quince.engine.messages import Ready
+from quince.engine.messages import AddRequest, Ready
 from quince.engine.preprocess import PreparedMedia
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.metrics import AnswerRecord, current_request
@@ -41,6 +41,7 @@ class SamplingDefaults:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class GenerationParams:
     """What a request asked for; None where it left the choice to the server. ``max_tokens`` is cut to the context.
 
     ``n`` answers are given to each prompt. ``output_format`` holds an answer's text to a grammar. ``echo``: the answer
-    to a prompt that is continued begins with the prompt.
+    to a prompt that is continued begins with the prompt. ``adapter``: one of the model's, by its name.
     """
 
     max_tokens: int | None = None
@@ -67,6 +68,7 @@ class GenerationParams:
     ignore_eos: bool = False
     echo: bool = False
     output_format: OutputFormat | None = None
+    adapter: str | None = None
     chat: ChatParams = dataclasses.field(default_factory=ChatParams)
 
 
@@ -87,6 +89,11 @@ class TextGenerator:
         self._prompter = prompter
         self._defaults = defaults
         self._media_reader = media_reader
+
+    def with_adapter(self, adapter: str) -> TextGenerator:
+        """The same model, for requests that name this adapter by the model's name."""
+        defaults = dataclasses.replace(self._defaults, adapter=adapter)
+        return TextGenerator(self._engine, self._tokenizer, self._prompter, defaults, self._media_reader)
 
     @property
     def media_kinds(self) -> frozenset[MediaKind]:
@@ -191,9 +198,11 @@ class TextGenerator:
         # Messages end with what ends answers.
         ends = set(self._tokenizer.eos_token_ids)
         boundaries = [index + 1 for index, token_id in enumerate(prompt.token_ids) if token_id in ends]
+        request = AddRequest(
+            request_id, prompt.token_ids, sampling, boundaries, list(prompt.media), self._adapter(params)
+        )
         with AnswerRecord(current_request(), number, len(prompt.token_ids)) as record:
-            stream = self._engine.generate(request_id, prompt.token_ids, sampling, boundaries, prompt.media)
-            async with aclosing(stream) as batches:
+            async with aclosing(self._engine.generate(request)) as batches:
                 echo = prompt.echo
                 async for outputs in batches:
                     if outputs[0].started:
@@ -211,6 +220,7 @@ class TextGenerator:
 
     def _check(self, prompt: Prompt, params: GenerationParams, ready: Ready) -> None:
         """Refuse what the loaded model cannot take."""
+        self._adapter(params)
         length, last = len(prompt.token_ids), ready.vocab_size - 1
         if not length:
             raise InvalidRequest("the prompt is empty", param=prompt.field)
@@ -228,6 +238,20 @@ class TextGenerator:
             raise InvalidRequest(
                 "this model has no tokenizer.json: it cannot be held to a format", param="response_format"
             )
+
+    def _adapter(self, params: GenerationParams) -> str | None:
+        """The adapter that the request asks for. Raises InvalidRequest for one that there is not."""
+        asked, default = params.adapter, self._defaults.adapter
+        if asked is None:
+            return default
+        if asked not in self._engine.adapters:
+            there = f"It has: {', '.join(self._engine.adapters)}." if self._engine.adapters else "It has none."
+            raise InvalidRequest(f"This model has no adapter '{asked}'. {there}", param="adapters")
+        if default not in (None, asked):
+            raise InvalidRequest(
+                f"adapters asks for '{asked}' and model for '{default}': a request has one adapter", param="adapters"
+            )
+        return asked
 
     def _sampling(self, prompt: Prompt, params: GenerationParams, ready: Ready, choice: int) -> SamplingParams:
         """Fill in the defaults. Answers to one prompt differ by their seeds."""

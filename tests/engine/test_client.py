@@ -16,7 +16,7 @@ import pytest
 from quince.engine.client import EngineClient, EngineLimits, EngineState
 from quince.engine.history import Death
 from quince.engine.ipc import SocketDirectory
-from quince.engine.messages import EngineConfig, FinishReason, Output
+from quince.engine.messages import AddRequest, EngineConfig, FinishReason, Output
 from quince.engine.supervisor import _split_level
 from quince.errors import EngineError, EngineUnavailable, InvalidRequest, QueueFull, QueueTimeout
 from quince.sampling import SamplingParams
@@ -53,7 +53,7 @@ async def running(
 
 
 async def ask(client: EngineClient, prompt: list[int], name: str = "r") -> list[Output]:
-    return [output async for outputs in client.generate(name, prompt, SAMPLING) for output in outputs]
+    return [output async for outputs in client.generate(AddRequest(name, prompt, SAMPLING)) for output in outputs]
 
 
 async def until(client: EngineClient, state: EngineState) -> None:

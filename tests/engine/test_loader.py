@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from quince.engine.loader import load
 from quince.engine.messages import AddRequest
 from quince.errors import ModelLoadError
 from quince.sampling import SamplingParams
-from tests import tiny_models
+from tests import tiny_adapters, tiny_models
 from tests.engine.driver import make_core, run
-
-LORA = {"rank": 4, "scale": 10.0, "dropout": 0.0}
 
 
 @pytest.fixture
@@ -27,17 +22,7 @@ def model_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    """As mlx_lm.lora leaves it, with random weights."""
-    path = tmp_path / "adapter"
-    path.mkdir()
-    model = tiny_models.build("qwen3")
-    model.freeze()
-    linear_to_lora_layers(model, 2, LORA)
-    weights = {name: mx.random.normal(w.shape) for name, w in tree_flatten(model.trainable_parameters())}
-    assert weights
-    mx.save_safetensors(str(path / "adapters.safetensors"), weights)
-    (path / "adapter_config.json").write_text(json.dumps({"num_layers": 2, "lora_parameters": LORA}))
-    return path
+    return tiny_adapters.save(tiny_models.build("qwen3"), tmp_path / "adapter")
 
 
 def answer(model_path: Path, adapter: Path | None) -> list[int]:

@@ -29,9 +29,10 @@ def make(
     memory: int = 2**40,
     cache: int = 0,
     max_padding: int = 2**40,
+    mix_adapters: bool = True,
 ) -> Scheduler:
     return Scheduler(
-        SchedulerConfig(running, snapshot_interval=64),
+        SchedulerConfig(running, snapshot_interval=64, mix_adapters=mix_adapters),
         pacer=PrefillPacer(max_tokens=chunk),
         prefix_cache=PrefixCache(layout, max_bytes=cache),
         memory=KVMemory(layout, max_bytes=memory, max_width=chunk),
@@ -39,9 +40,12 @@ def make(
     )
 
 
-def request(name: str, prompt: int, *, max_tokens: int = 3, stop: int | None = None) -> Request:
+def request(
+    name: str, prompt: int, *, max_tokens: int = 3, stop: int | None = None, adapter: str | None = None
+) -> Request:
     stops = () if stop is None else (stop,)
-    return Request(name, list(range(prompt)), SamplingParams(max_tokens=max_tokens, stop_token_ids=stops))
+    sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=stops)
+    return Request(name, list(range(prompt)), sampling, adapter=adapter)
 
 
 def step(scheduler: Scheduler, runner: FakeRunner) -> list[Output]:
@@ -374,3 +378,67 @@ def test_random_timelines_with_cache_and_little_memory(name: str, seed: int) -> 
         (end,) = [o.finish_reason for o in outputs if o.request_id == name and o.finish_reason is not None]
         if end is FinishReason.LENGTH:
             assert len(said) == request.max_tokens
+
+
+# Adapters
+
+ADAPTERS = {"x": None, "a1": "a", "b1": "b", "a2": "a"}
+
+
+@pytest.mark.parametrize("mix", [True, False])
+def test_requests_for_different_adapters_share_passes_only_where_the_model_can(mix: bool) -> None:
+    scheduler, runner = make(mix_adapters=mix), FakeRunner(LAYOUT)
+    for name, adapter in ADAPTERS.items():
+        scheduler.add(request(name, 11, max_tokens=50, adapter=adapter))
+    prefilled: list[set[str | None]] = []
+    groups: dict[int, set[str | None]] = {}
+    for _ in range(10):
+        batch = scheduler.schedule()
+        prefilled.append({ADAPTERS[chunk.request_id] for chunk in batch.prefill})
+        for row in batch.join:
+            groups.setdefault(row.group, set()).add(ADAPTERS[row.request_id])
+        scheduler.update(runner.run(batch))
+    apart: list[set[str | None]] = [{"a"}, {"b"}, {None}]
+    expected = [{None, "a", "b"}] if mix else apart
+    assert sorted(filter(None, prefilled), key=str) == expected
+    assert sorted(groups.values(), key=str) == expected
+    run_out(scheduler, runner)
+    assert runner.held == 0
+
+
+def test_a_group_that_is_empty_takes_rows_of_any_adapter() -> None:
+    scheduler, runner = make(mix_adapters=False), FakeRunner(LAYOUT)
+    for name, adapter in (("a", "a"), ("b", "b")):
+        scheduler.add(request(name, 11, adapter=adapter))
+        groups = set()
+        while scheduler.has_work():
+            batch = scheduler.schedule()
+            groups |= {row.group for row in batch.join}
+            scheduler.update(runner.run(batch))
+        assert groups == {0}
+
+
+def test_nobody_follows_or_resumes_from_a_request_with_another_adapter() -> None:
+    scheduler, runner = make(cache=2**20, chunk=1000), FakeRunner(LAYOUT)
+    for name, adapter in ADAPTERS.items():
+        scheduler.add(request(name, 300, adapter=adapter))
+    outputs = step(scheduler, runner)
+    assert (scheduler.num_running, scheduler.num_waiting) == (3, 1)
+    outputs += run_out(scheduler, runner)
+    started = {output.request_id: output.cached_tokens for output in outputs if output.started}
+    assert started == {"x": 0, "a1": 0, "b1": 0, "a2": 299}
+    assert runner.computed == 3 * 299
+
+
+def test_rows_that_decode_give_their_prompts_to_their_own_adapter_only() -> None:
+    scheduler, runner = make(cache=2**20, chunk=1000), FakeRunner(LAYOUT)
+    scheduler.add(request("first", 300, max_tokens=50, adapter="a"))
+    for _ in range(5):
+        step(scheduler, runner)
+    scheduler.add(request("other", 300, max_tokens=50))
+    outputs = step(scheduler, runner)
+    assert scheduler.num_running == 2 and scheduler.prefix_cache.nbytes == 0
+    scheduler.add(request("same", 300, adapter="a"))
+    outputs += run_out(scheduler, runner)
+    started = {output.request_id: output.cached_tokens for output in outputs if output.started}
+    assert started == {"other": 0, "same": 299}

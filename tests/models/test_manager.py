@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from quince.config import ServeConfig
+from quince.engine.messages import AddRequest
 from quince.errors import (
     EngineUnavailable,
     InsufficientMemory,
@@ -92,7 +93,7 @@ async def use(manager: ModelManager, name: str | None, tokens: int = 1, **option
 
 async def answer(engine: Any, prompt: list[int]) -> list[int]:
     name = f"request-{time.monotonic_ns()}-{os.urandom(4).hex()}"
-    batches = [batch async for batch in engine.generate(name, prompt, SamplingParams(max_tokens=100))]
+    batches = [batch async for batch in engine.generate(AddRequest(name, prompt, SamplingParams(max_tokens=100)))]
     return [token for batch in batches for output in batch for token in output.token_ids]
 
 

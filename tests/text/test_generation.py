@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from typing import Any
 
 import pytest
 
 from quince.engine.media_messages import Mark
-from quince.engine.messages import FinishReason, MediaInput, Output, Ready
+from quince.engine.messages import AddRequest, FinishReason, Output, Ready
 from quince.engine.preprocess import PreparedMedia
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.sampling import SamplingParams
@@ -29,6 +28,8 @@ class ScriptedEngine:
         self._ids = tokenizer.encode(text, add_special_tokens=False) + ([tokenizer.eos_token_ids[0]] if eos else [])
         self._per_step = per_step
         self.sampling: SamplingParams | None = None
+        self.adapter: str | None = None
+        self.adapters: Sequence[str] = ()
         self.closed = False
 
     @contextlib.contextmanager
@@ -38,16 +39,11 @@ class ScriptedEngine:
     async def wait_ready(self) -> Ready:
         return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
 
-    async def generate(
-        self,
-        request_id: str,
-        prompt: list[int],
-        sampling: SamplingParams,
-        boundaries: Sequence[int],
-        media: Sequence[MediaInput],
-    ) -> AsyncGenerator[list[Output], None]:
-        self.prompt, self.boundaries, self.media = prompt, boundaries, media
+    async def generate(self, request: AddRequest) -> AsyncGenerator[list[Output], None]:
+        request_id, sampling = request.request_id, request.sampling
+        self.prompt, self.boundaries, self.media = request.prompt_token_ids, request.boundaries, request.media
         self.sampling = sampling
+        self.adapter = request.adapter
         stops = set(sampling.stop_token_ids)
         try:
             outputs = [Output(request_id, started=True)]
@@ -170,9 +166,9 @@ async def test_answers_to_one_prompt_differ_by_their_seeds(tokenizer: Tokenizer)
     asked: dict[str, int] = {}
 
     class Remembering(ScriptedEngine):
-        def generate(self, request_id: str, *rest: Any) -> AsyncGenerator[list[Output], None]:
-            asked[request_id] = rest[1].seed
-            return super().generate(request_id, *rest)
+        def generate(self, request: AddRequest) -> AsyncGenerator[list[Output], None]:
+            asked[request.request_id] = request.sampling.seed
+            return super().generate(request)
 
     generator = make_generator(Remembering(tokenizer, "x"), tokenizer)
     [_ async for _ in generator.complete("r", ["a", "b"], GenerationParams(n=2, seed=7))]
@@ -262,3 +258,24 @@ async def test_images_reach_the_engine_with_their_places(tokenizer: Tokenizer) -
     assert media.key == "a"
     places = [position for start, count in media.runs for position in range(start, start + count)]
     assert [engine.prompt[position] for position in places] == [reader.mark.token_id] * 3
+
+
+async def test_a_request_has_the_adapter_that_its_model_or_its_field_names(tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(tokenizer, "x")
+    engine.adapters = ("sql", "poet")
+
+    async def used(generator: TextGenerator, adapter: str | None) -> str | None:
+        [_ async for _ in generator.complete("r", ["a"], GenerationParams(adapter=adapter))]
+        return engine.adapter
+
+    plain = make_generator(engine, tokenizer)
+    named = plain.with_adapter("sql")
+    assert [await used(plain, None), await used(plain, "poet")] == [None, "poet"]
+    assert [await used(named, None), await used(named, "sql")] == ["sql", "sql"]
+    with pytest.raises(InvalidRequest, match=r"no adapter 'nobody'. It has: sql, poet\."):
+        await used(plain, "nobody")
+    with pytest.raises(InvalidRequest, match="adapters asks for 'poet' and model for 'sql'"):
+        await used(named, "poet")
+    engine.adapters = ()
+    with pytest.raises(InvalidRequest, match="It has none"):
+        await used(plain, "sql")

@@ -72,6 +72,7 @@ class GenerationRequest(Wire):
     """What chat completions and completions share. ``guided_*`` are vLLM's names for more kinds of formats."""
 
     model: Name | None = None
+    adapters: Name | Annotated[list[Name], Field(max_length=1)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -121,7 +122,13 @@ class GenerationRequest(Wire):
             stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
             ignore_eos=bool(self.ignore_eos),
             output_format=self.output_format(),
+            adapter=self.adapter,
         )
+
+    @property
+    def adapter(self) -> str | None:
+        named = [self.adapters] if isinstance(self.adapters, str) else self.adapters
+        return named[0] if named else None
 
     def output_format(self) -> OutputFormat | None:
         """The one format that is asked for. Raises InvalidRequest if there are several."""
@@ -201,6 +208,8 @@ class TopLogprob(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """``parent``: of an adapter, the model that it is over."""
+
     id: str
     object: str = "model"
     created: int
@@ -208,6 +217,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     state: str
     max_model_len: int | None
+    parent: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct, frozen=True):

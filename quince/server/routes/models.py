@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
+from quince.models.registry import adapted_name
 from quince.models.slot import ModelStatus
 from quince.server.dependencies import State, json_response
 from quince.server.protocol.ollama import keep_alive
@@ -24,8 +28,10 @@ class LoadRequest(BaseModel):
 
 @router.get("/v1/models", response_model=None)
 async def list_models(state: State) -> Response:
-    """What this server serves, its first model first."""
-    return json_response(ModelList([_describe(status) for status in await state.manager.statuses()]))
+    """What this server serves, its first model first, then that model's adapters."""
+    statuses = await state.manager.statuses()
+    adapted = [dataclasses.replace(statuses[0], adapter=adapter) for adapter in state.manager.registry.adapters]
+    return json_response(ModelList([_describe(status) for status in [*statuses, *adapted]]))
 
 
 @router.get("/v1/models/{model_id:path}", response_model=None)
@@ -47,9 +53,10 @@ async def unload_model(model_id: str, state: State) -> Response:
 
 
 def _describe(status: ModelStatus) -> Model:
-    stored = status.stored
+    stored, adapter = status.stored, status.adapter
     return Model(
-        id=stored.name,
+        id=stored.name if adapter is None else adapted_name(stored.name, adapter),
+        parent=msgspec.UNSET if adapter is None else stored.name,
         created=int(stored.manifest.installed_at),
         type=stored.type.value,
         state=status.state.value,
