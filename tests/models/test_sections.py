@@ -32,7 +32,7 @@ def registry(tmp_path: Path) -> Any:
 
 
 def top_k(registry: ModelRegistry, name: str) -> int | None:
-    return registry.settings(registry.resolve(name)).top_k
+    return registry.settings(registry.resolve(name).stored).top_k
 
 
 @pytest.mark.parametrize("name", ["one", "uno", "quinces/one"])
@@ -41,12 +41,12 @@ def test_a_section_is_for_what_its_name_means(registry: Any, name: str) -> None:
     assert [top_k(found, one) for one in ("one", "uno", "quinces/one", "two")] == [5, 5, 5, 1]
     only = registry({name: {"top_k": 5}}, model="one")
     assert top_k(only, "one") == 5
-    assert registry({name: {"top_k": 5}}, model="two").settings(only.resolve("one")).top_k is None
+    assert registry({name: {"top_k": 5}}, model="two").settings(only.resolve("one").stored).top_k is None
 
 
 def test_several_sections_that_mean_one_model_all_count(registry: Any) -> None:
     found = registry({"one": {"top_k": 1}, "uno": {"top_k": 2, "top_p": 0.5}})
-    settings = found.settings(found.resolve("one"))
+    settings = found.settings(found.resolve("one").stored)
     assert (settings.top_k, settings.top_p) == (1, 0.5), "the model's own name goes before others"
 
 
@@ -54,19 +54,19 @@ def test_of_two_models_from_one_repository_one_is_meant(registry: Any, tmp_path:
     found = registry({"quinces/one": {"top_k": 5}})
     store = ModelStore(tmp_path / "home")
     install(store, tmp_path / "one", "one-again", "quinces/one")
-    latest, older = found.resolve("one-again"), found.resolve("one")
+    latest, older = found.resolve("one-again").stored, found.resolve("one").stored
     assert (found.settings(latest).top_k, found.settings(older).top_k) == (5, None)
 
 
 def test_aliases(registry: Any) -> None:
     for settings in ({}, {"model": "one"}):
         found = registry({"one": {"alias": ["chat", "uno", "two"]}}, **settings)
-        assert found.resolve("chat").name == found.resolve("uno").name == "one"
+        assert found.resolve("chat").stored.name == found.resolve("uno").stored.name == "one"
     for settings in ({}, {"model": "two"}):
         found = registry({"uno": {"alias": ["chat", "two"]}}, **settings)
-        assert found.resolve("two").name == "two", "a model's own name goes first"
+        assert found.resolve("two").stored.name == "two", "a model's own name goes first"
     with pytest.raises(ModelNotFound):
-        found.resolve("chat")
+        found.resolve("chat").stored
     assert registry({"uno": {"alias": ["chat"]}}, model="chat").only.name == "one"
     assert registry({"not-here": {"alias": "chat"}}).target("chat") == "not-here"
 
@@ -88,6 +88,6 @@ def test_a_type(registry: Any) -> None:
     found = registry({"one": {"model_type": "embedding"}, "two": {"model_type": "auto"}})
     types = {model.name: model.type for model in found.models()}
     assert (types["one"], types["two"]) == (ModelType.EMBEDDING, ModelType.LLM)
-    assert found.resolve("one").type is ModelType.EMBEDDING
+    assert found.resolve("one").stored.type is ModelType.EMBEDDING
     only = registry({"one": {"model_type": "embedding"}}, model="one", model_type="reranker")
     assert only.only.type is ModelType.EMBEDDING
