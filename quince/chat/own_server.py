@@ -33,7 +33,8 @@ class PrivateServer(msgspec.Struct, frozen=True, kw_only=True):
 def own_server(
     model: str | None, *, directory: bool = False, command: tuple[str, ...] = COMMAND
 ) -> Iterator[ChatClient]:
-    """A server that is ready for ``model`` (None: for whichever), a name or a ``directory``.
+    """A server that is ready for ``model``, a name or a ``directory`` (None: for whichever, or the only one that the
+    settings name).
 
     Raises RemoteError with the server's reason.
     """

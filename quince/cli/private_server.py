@@ -37,7 +37,8 @@ def _serve(spec: PrivateServer) -> None:
         "api_key": [spec.key],
         "drain_timeout": 0,
     }
-    settings = config.load(flags).model_copy(update={"log_file": None})  # that is another server's
+    load = config.load_for_all_models if spec.preload else config.load
+    settings = load(flags).model_copy(update={"log_file": None})  # that is another server's
     run.serve(settings, private=True)
 
 
