@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from quince import children
 from quince.bench.client import run as run_job
 from quince.bench.figures import gaps, quantile
-from quince.bench.server import Server, free_port
+from quince.bench.server import free_port
 from quince.bench.workload import Job, Load, soon
+from quince.chat.own_server import PrivateServer, running
 from quince.errors import UsageError
 from quince.models import demo
 
@@ -88,13 +86,12 @@ def _run(target: Target, config: BenchConfig, *, clients: int, requests: int) ->
 
 @contextlib.contextmanager
 def own_server(model: str | None, size: int) -> Iterator[Target]:
-    """A server of this model for the time of the measurement; nobody else knows its key."""
-    port, key = free_port(), secrets.token_urlsafe(24)
-    options = ("--port", str(port), "--max-running-requests", str(max(32, size)))
-    command = children.command("quince", "serve", model or demo.CHAT, *options)
-    with tempfile.TemporaryDirectory(prefix="quince-bench-") as logs:
-        server = Server(command, port, Path(logs) / "server.log", variables={"QUINCE_API_KEY": key})
-        try:
-            yield Target(server.url, key)
-        finally:
-            server.stop()
+    """A server of this model for the time of the measurement; it ends with this process, however that ends."""
+    spec = PrivateServer(
+        port=free_port(),
+        key=secrets.token_urlsafe(24),
+        model=model or demo.CHAT,
+        max_running_requests=max(32, size),
+    )
+    with running(spec) as client:
+        yield Target(client.url, spec.key)

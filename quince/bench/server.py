@@ -10,9 +10,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from quince.errors import UsageError
 
@@ -22,21 +21,12 @@ STOP_TIMEOUT = 15.0
 class Server:
     """A server process, started on a free port and healthy when the constructor returns. Logs go to ``log``."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        port: int,
-        log: Path,
-        *,
-        health: str = "/health",
-        variables: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """``variables`` are for its environment, which has no other key than theirs."""
+    def __init__(self, command: Sequence[str], port: int, log: Path, *, health: str = "/health") -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("wb") as output:
             environment = {name: value for name, value in os.environ.items() if name != "QUINCE_API_KEY"}
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, env={**environment, **variables})
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         self.pid = self._process.pid
         try:
             self.started_in = self._wait_healthy(health, time.monotonic())
