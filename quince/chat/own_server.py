@@ -1,4 +1,4 @@
-"""A server for one chat or measurement: a child process on a private port; it ends with this process, however that ends."""
+"""A server for one chat or measurement: a child process on a private port, which ends with this process in any case."""
 
 from __future__ import annotations
 
