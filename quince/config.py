@@ -222,7 +222,7 @@ class ServeConfig(ModelSettings):
         None,
         description="Model to serve: a directory, an installed name, an alias or a hub id (default: all there are).",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_check_key)], ...], BeforeValidator(_split)] = Field(
         (),
@@ -284,7 +284,9 @@ class ServeConfig(ModelSettings):
     log_file_size: int = Field(
         10 * 2**20, ge=0, description="Bytes after which a new log file is begun; 0 keeps all in one."
     )
-    log_file_count: int = Field(5, ge=1, le=1000, description="How many older log files are kept: FILE.1, FILE.2, ...")
+    log_file_count: int = Field(
+        5, ge=1, le=1000, description="How many older log files are kept: FILE.1, FILE.2 and so on."
+    )
     models: Mapping[str, ModelSection] = Field(
         default_factory=dict, description="Settings of single models, by the names that `quince list` shows."
     )
@@ -369,12 +371,27 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
     return resolve(flags, environ).config
 
 
+def load_for_all_models(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> ServeConfig:
+    """As ``load``, for a server of all models, even where the file or the environment names the one to serve: that
+    rests, with what is only for it."""
+    return resolve(flags, environ, all_models=True).config
+
+
 def resolve(
-    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, told: Mapping[str, Source] | None = None
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    told: Mapping[str, Source] | None = None,
+    *,
+    all_models: bool = False,
 ) -> Resolved:
-    """As ``load``, with the sources. ``told`` has those of flags that were not said as Quince's own flags."""
+    """As ``load`` or ``load_for_all_models``, with the sources. ``told`` has those of flags that were not said as
+    Quince's own flags."""
     path = find_file(flags.get("config"), environ)
     written = _read(path) if path else {}
+    if all_models and ("model" in written or ENV_PREFIX + "MODEL" in environ):
+        rest = {"model", *_ONLY_WITH_MODEL}
+        written = {name: one for name, one in written.items() if name not in rest}
+        environ = {name: value for name, value in environ.items() if name.removeprefix(ENV_PREFIX).lower() not in rest}
     given = _Given({}, {})
     for name, setting in SETTINGS.items():
         variable = ENV_PREFIX + name.upper()

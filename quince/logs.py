@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -106,6 +107,15 @@ def _spell(value: Any) -> str:
     return text if _PLAIN_VALUE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
+def _ends_within_a_line(path: Path) -> bool:
+    """As a full disk, or a server that was killed, has left it."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
 class _Terminal(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:
         """Nothing can be told where nothing can be written."""
@@ -121,8 +131,13 @@ class _File(logging.handlers.RotatingFileHandler):
         self._complained = False
 
     def _open(self) -> Any:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+        path = Path(self.baseFilename)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torn = _ends_within_a_line(path)
+        stream = super()._open()
+        if torn:
+            stream.write("\n")
+        return stream
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()

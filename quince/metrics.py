@@ -98,7 +98,7 @@ class Metrics:
         self.started_at = time.time()
         self.models: dict[str, ModelCounts] = {}
         self.total_tokens = 0  # of requests that have ended, and
-        self.total_time = 0.0  # how long those of them took that have tokens
+        self.total_time = 0.0  # how long the engines took for those of them that have tokens
         self.recent_speeds: deque[float] = deque(maxlen=RECENT_REQUESTS)  # tokens per second
 
     def of(self, model: str) -> ModelCounts:
@@ -136,7 +136,7 @@ class Metrics:
             counts.generation_length.observe(request.completion_tokens)
         if request.completion_tokens:
             self.total_tokens += request.completion_tokens
-            self.total_time += request.duration
+            self.total_time += request.computing_time
             self.recent_speeds.append(request.tokens_per_second)
 
 
@@ -157,6 +157,7 @@ class RequestRecord:
         self.error: QuinceError | None = None
         self.client_left = False
         self.queue_time: float | None = None
+        self.waited = 0.0  # before the engine started it: for the model's load, in the queue
         self.time_to_first_token: float | None = None
         self.completion_tokens = 0
         self.reasoning_tokens = 0
@@ -175,6 +176,7 @@ class RequestRecord:
         """The engine has started it, ``seconds`` after it was given to it. Of several answers, the first counts."""
         if self.queue_time is None:
             self.queue_time = seconds
+            self.waited = time.perf_counter() - self._started
 
     def read(self, prompt: int, tokens: int, cached: int = 0) -> None:
         """The engine reads prompt number ``prompt``, once for each of its answers; as in usage, it counts once, as
@@ -252,8 +254,12 @@ class RequestRecord:
 
     @property
     def tokens_per_second(self) -> float:
-        """Over the whole time, queueing and prefill included."""
-        return self.completion_tokens / self.duration if self.duration else 0.0
+        """Since the engine started it: prefill is included, waiting for the model and in the queue is not."""
+        return self.completion_tokens / self.computing_time if self.computing_time else 0.0
+
+    @property
+    def computing_time(self) -> float:
+        return self.duration - self.waited
 
     @property
     def type(self) -> str:

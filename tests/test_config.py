@@ -27,6 +27,7 @@ def test_a_flag_beats_the_environment_beats_the_default() -> None:
         ({}, {"QUINCE_PORT": "many"}, "QUINCE_PORT = 'many'"),
         ({"temperature": 3.0}, {}, "--temperature = 3.0"),
         ({}, {"QUINCE_LOG_LEVEL": "loud"}, "QUINCE_LOG_LEVEL = 'loud'"),
+        ({}, {"QUINCE_HOST": ""}, "QUINCE_HOST = ''"),  # which would be every address
     ],
 )
 def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], environ: dict[str, str], named: str) -> None:
@@ -152,6 +153,19 @@ def test_adapters_need_one_model_and_no_adapter_for_all() -> None:
         config.load({"adapters": ["x=/y"]}, {})
     with pytest.raises(UsageError, match="--adapter is for all requests: it cannot be combined with QUINCE_ADAPTERS"):
         config.load({"model": "m", "adapter": "/a"}, {"QUINCE_ADAPTERS": "x=/y"})
+
+
+def test_a_server_of_all_models_where_the_settings_name_one(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: m\nadapter: /a\nqueue_size: 3\n")
+    home = {"QUINCE_HOME": str(tmp_path)}
+    settings = config.load_for_all_models({"preload": ["n"]}, home)
+    assert (settings.model, settings.adapter, settings.preload, settings.queue_size) == (None, None, ("n",), 3)
+    (tmp_path / "config.yaml").unlink()
+    environ = {**home, "QUINCE_MODEL": "m", "QUINCE_ADAPTER": "/a", "QUINCE_QUEUE_SIZE": "4"}
+    settings = config.load_for_all_models({"preload": ["n"]}, environ)
+    assert (settings.model, settings.adapter, settings.queue_size) == (None, None, 4)
+    with pytest.raises(UsageError, match="QUINCE_ADAPTER"):
+        config.load_for_all_models({}, {**home, "QUINCE_ADAPTER": "/a"})
 
 
 def test_directories_of_media_are_found_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -129,6 +129,18 @@ def test_the_file_has_the_same_and_is_rotated(stderr: Stderr, tmp_path: Path) ->
     assert stderr.getvalue().endswith("".join(one.read_text() for one in kept))
 
 
+def test_a_line_that_was_cut_off_stays_alone(stderr: Stderr, tmp_path: Path) -> None:
+    """A full disk cuts a line, and so does the end of a server that is killed."""
+    file = tmp_path / "quince.log"
+    file.write_text('{"time": "2026-01-0')
+    logs.setup("info", format="json", file=file)
+    logger.info("one")
+    logger.info("two")
+    cut, *rest = file.read_text().splitlines()
+    assert cut == '{"time": "2026-01-0'
+    assert [entry["message"] for entry in objects("\n".join(rest))] == ["one", "two"]
+
+
 def test_a_file_that_cannot_be_written_is_told_once(stderr: Stderr, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("not a directory")
     logs.setup("info", file=tmp_path / "taken" / "quince.log")

@@ -95,6 +95,18 @@ def test_times_of_a_stream(clock: Clock) -> None:
     assert counts.recent_speeds[0] == pytest.approx(3 / 3.1)
 
 
+def test_waiting_for_the_model_is_no_part_of_the_speed(clock: Clock) -> None:
+    counts = Metrics()
+    request = make(counts)
+    clock.now += 60  # the model is loaded, then other requests run
+    request.queued(20)
+    clock.now += 2
+    answer(request, tokens=10)
+    request.end()
+    assert request.duration == 62
+    assert (request.tokens_per_second, counts.total_time, list(counts.recent_speeds)) == (5, 2, [5])
+
+
 def test_tokens_that_come_first_together_have_no_gap_between_them(clock: Clock) -> None:
     counts = Metrics()
     request = make(counts)

@@ -45,6 +45,14 @@ class _Chunk(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _Message(msgspec.Struct):
+    message: str
+
+
+class _Refusal(msgspec.Struct):
+    error: _Message
+
+
 # JSON is spelled by characters but for the words in its strings.
 _WORD_OR_CHARACTER = re.compile(" [a-z]{4}|.")
 
@@ -81,7 +89,7 @@ class _Exchange(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:  # the parser calls this
         if self._parser.get_status_code() != 200:
-            self._end(f"HTTP {self._parser.get_status_code()}: {body[:200]!r}")
+            self._end(_refusal(self._parser.get_status_code(), body))
             return
         lines = (self._rest + body).split(b"\n")
         self._rest = lines.pop()
@@ -121,6 +129,14 @@ class _Exchange(asyncio.Protocol):
             self._transport.close()
 
 
+def _refusal(status: int, body: bytes) -> str:
+    """What a server says in place of an answer."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error.message
+    except msgspec.MsgspecError:
+        return f"HTTP {status}: {body[:200]!r}"
+
+
 def _encode(job: Job, spec: RequestSpec) -> bytes:
     body: dict[str, object] = {
         "messages": [{"role": "user", "content": _content(spec)}],
@@ -139,9 +155,10 @@ def _encode(job: Job, spec: RequestSpec) -> bytes:
     url = urlsplit(job.url)
     head = (
         f"POST {url.path.rstrip('/')}/v1/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n"
     )
-    return head.encode() + data
+    key = "" if job.key is None else f"Authorization: Bearer {job.key}\r\n"
+    return f"{head}{key}\r\n".encode() + data
 
 
 def _content(spec: RequestSpec) -> str | list[dict[str, object]]:

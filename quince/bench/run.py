@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from quince import children
 from quince.bench.client import run as run_job
 from quince.bench.figures import gaps, quantile
-from quince.bench.server import Server, free_port
+from quince.bench.server import free_port
 from quince.bench.workload import Job, Load, soon
+from quince.chat.own_server import PrivateServer, running
 from quince.errors import UsageError
 from quince.models import demo
 
@@ -45,20 +44,30 @@ class Figures(msgspec.Struct, frozen=True):
     completion_tokens: int
 
 
-def measure(url: str, model: str | None, config: BenchConfig) -> Iterator[Figures]:
+@dataclass(frozen=True)
+class Target:
+    """A server to measure, and what of it. ``key``: if it wants one; ``model`` None: the server's first."""
+
+    url: str
+    key: str | None = None
+    model: str | None = None
+
+
+def measure(target: Target, config: BenchConfig) -> Iterator[Figures]:
     """Figures of each level, as they are ready. Raises UsageError if a request fails."""
-    _run(url, model, config, clients=1, requests=1)  # warm-up
+    _run(target, config, clients=1, requests=1)  # warm-up
     for clients in config.concurrency:
-        yield _run(url, model, config, clients=clients, requests=config.requests)
+        yield _run(target, config, clients=clients, requests=config.requests)
 
 
-def _run(url: str, model: str | None, config: BenchConfig, *, clients: int, requests: int) -> Figures:
+def _run(target: Target, config: BenchConfig, *, clients: int, requests: int) -> Figures:
     load = Load(clients, requests, config.prompt_tokens, config.max_tokens, config.temperature > 0, int(time.time()))
-    job = Job(load.specs(), soon(), url.rstrip("/").removesuffix("/v1"), model, count_words=False)
+    url = target.url.rstrip("/").removesuffix("/v1")
+    job = Job(load.specs(), soon(), url, target.model, target.key, count_words=False)
     results = asyncio.run(run_job(job)).requests
     for result in results:
         if result.error:
-            raise UsageError(f"the server at {url} failed: {result.error}")
+            raise UsageError(f"the server at {target.url} failed: {result.error}")
     seconds = max(r.ended for r in results) - min(r.sent for r in results)
     tokens = sum(r.completion_tokens for r in results)
     ttfts = [1000 * (r.times[0] - r.sent) for r in results if r.times]
@@ -76,14 +85,13 @@ def _run(url: str, model: str | None, config: BenchConfig, *, clients: int, requ
 
 
 @contextlib.contextmanager
-def own_server(model: str | None, size: int) -> Iterator[str]:
-    """A server of this model for the time of the measurement; its URL."""
-    port = free_port()
-    options = ("--port", str(port), "--max-running-requests", str(max(32, size)))
-    command = children.command("quince", "serve", model or demo.CHAT, *options)
-    with tempfile.TemporaryDirectory(prefix="quince-bench-") as logs:
-        server = Server(command, port, Path(logs) / "server.log")
-        try:
-            yield server.url
-        finally:
-            server.stop()
+def own_server(model: str | None, size: int) -> Iterator[Target]:
+    """A server of this model for the time of the measurement; it ends with this process, however that ends."""
+    spec = PrivateServer(
+        port=free_port(),
+        key=secrets.token_urlsafe(24),
+        model=model or demo.CHAT,
+        max_running_requests=max(32, size),
+    )
+    with running(spec) as client:
+        yield Target(client.url, spec.key)

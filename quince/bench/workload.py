@@ -50,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     start_at: float
     url: str = ""
     model: str | None = None
+    key: str | None = None
     timeout: float = 600.0
     count_words: bool = True
 

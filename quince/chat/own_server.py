@@ -1,4 +1,4 @@
-"""A server for one conversation: a child process on a private port, which ends with this process, however that ends."""
+"""A server for one chat or measurement: a child process on a private port, which ends with this process in any case."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class PrivateServer(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     model: str | None = None
     preload: str | None = None
+    max_running_requests: int | None = None
 
 
 @contextlib.contextmanager
 def own_server(
     model: str | None, *, directory: bool = False, command: tuple[str, ...] = COMMAND
 ) -> Iterator[ChatClient]:
-    """A server that is ready for ``model`` (None: for whichever), a name or a ``directory``.
-
-    Raises RemoteError with the server's reason.
+    """A server that is ready for ``model``, a name or a ``directory`` (None: for whichever, or the only one that the
+    settings name). Raises as ``running``.
     """
     spec = PrivateServer(
         port=free_port(),
@@ -43,6 +43,13 @@ def own_server(
         model=model if directory else None,
         preload=None if directory else model,
     )
+    with running(spec, command) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def running(spec: PrivateServer, command: tuple[str, ...] = COMMAND) -> Iterator[ChatClient]:
+    """The server, once it is ready. Raises RemoteError with its reason if it does not come to that."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,

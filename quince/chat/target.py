@@ -15,7 +15,8 @@ from quince.chat.own_server import own_server
 from quince.config import ServeConfig
 from quince.errors import UsageError
 from quince.models.aliases import shipped
-from quince.models.store import ModelStore
+from quince.models.sections import ModelSections
+from quince.models.store import ModelStore, StoredModel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -33,8 +34,9 @@ def connect(model: str | None, url: str | None, note: TextIO | None) -> Iterator
         if url is not None or _serves(client, model):
             yield client
             return
-        model = model or settings.model
-        _check_here(model, settings)
+        if model == settings.model:
+            model = None  # the server knows by itself
+        _check_here(model or settings.model, settings)
         if note is not None:
             note.write("No server runs here: starting one for this chat.\n")
         yield stack.enter_context(own_server(model, directory=model is not None and _is_directory(model)))
@@ -51,7 +53,7 @@ def is_model(name: str, url: str | None) -> bool:
         return False
     settings = config.load({})
     store = ModelStore(settings.home, directory=settings.models_dir)
-    if _HUB_ID.fullmatch(name) or name in shipped() or store.find(name) is not None:
+    if _HUB_ID.fullmatch(name) or name in shipped() or _find(name, settings, store) is not None:
         return True
     with ChatClient(_address(settings, url), _key(settings)) as client:
         if (url is not None or client.health() is not None) and client.knows(name):
@@ -87,11 +89,16 @@ def _is_directory(name: str) -> bool:
     return os.path.isfile(os.path.join(os.path.expanduser(name), "config.json"))
 
 
+def _find(name: str, settings: ServeConfig, store: ModelStore) -> StoredModel | None:
+    """What is here by this name, the configuration file's aliases included."""
+    return store.find(ModelSections(settings, store).target(name))
+
+
 def _check_here(model: str | None, settings: ServeConfig) -> None:
     if model is None or settings.auto_download or _is_directory(model):
         return
     store = ModelStore(settings.home, directory=settings.models_dir)
-    if store.find(model) is None:
+    if _find(model, settings, store) is None:
         near = difflib.get_close_matches(model, [*(one.name for one in store.models()), *store.aliases()], n=1)
         hint = f"did you mean {near[0]}?" if near else f"`quince pull {model}` installs it, if it is a hub id"
         raise UsageError(f"there is no model '{model}' here: {hint}")

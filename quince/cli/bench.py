@@ -32,14 +32,20 @@ def bench(  # noqa: PLR0913 - one parameter per option
     """
     import msgspec
 
-    from quince.bench.run import BenchConfig, measure, own_server
+    from quince.bench.run import BenchConfig, Figures, Target, measure, own_server
+    from quince.config import load
 
-    config = BenchConfig(concurrency or [1, 4, 16], requests, prompt_tokens, max_tokens, temperature)
-    with own_server(model, max(config.concurrency)) if url is None else contextlib.nullcontext(url) as base:
-        found = []
-        if not as_json:
-            typer.echo("streams   tokens/s   TTFT p50 / max ms   gap p50 / p99 ms")
-        for level in measure(base, model if url else None, config):
+    settings = BenchConfig(concurrency or [1, 4, 16], requests, prompt_tokens, max_tokens, temperature)
+    with contextlib.ExitStack() as stack:
+        if url is None:
+            target = stack.enter_context(own_server(model, max(settings.concurrency)))
+        else:
+            keys = load({}).api_key
+            target = Target(url, keys[0].get_secret_value() if keys else None, model)
+        found: list[Figures] = []
+        for level in measure(target, settings):
+            if not as_json and not found:
+                typer.echo("streams   tokens/s   TTFT p50 / max ms   gap p50 / p99 ms")
             found.append(level)
             if not as_json:
                 ttft = f"{level.ttft_p50:.0f} / {level.ttft_max:.0f}"

@@ -77,7 +77,11 @@ class Output:
 
     def text(self, text: str) -> None:
         """As it is: for what is copied or piped."""
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        print(text.removesuffix("\n"))  # noqa: T201 - the one place; says nothing where standard output is closed
+
+    def warning(self, sentence: str) -> None:
+        """That something is not as it should be, beside the result."""
+        print(f"quince: {sentence}", file=sys.stderr)  # noqa: T201 - the one place
 
     def done(self, sentence: str, value: Mapping[str, Any]) -> None:
         """That a change was made."""

@@ -1,4 +1,4 @@
-"""The server of one ``quince run``: run as ``python -m quince.cli.private_server`` by quince.chat.own_server.
+"""The private server of a `quince run` or `bench`: ``python -m quince.cli.private_server``, by quince.chat.own_server.
 
 Standard input carries a PrivateServer as a line of JSON and then stays open: when it ends, the parent is gone, and so
 is the server, with its engines.
@@ -32,8 +32,10 @@ def _serve(spec: PrivateServer) -> None:
         "port": spec.port,
         "api_key": [spec.key],
         "drain_timeout": 0,
+        "max_running_requests": spec.max_running_requests,
     }
-    settings = config.load(flags).model_copy(update={"log_file": None})  # that is another server's
+    load = config.load_for_all_models if spec.preload else config.load
+    settings = load(flags).model_copy(update={"log_file": None})  # that is another server's
     run.serve(settings, private=True)
 
 

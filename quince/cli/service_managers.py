@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quince import children, config
+from quince.cli import serving
 from quince.cli.launchd import Launchd
 from quince.cli.service_definition import Manager, ServiceDefinition
 from quince.cli.stopping import TO_END
@@ -16,10 +17,6 @@ from quince.errors import UsageError
 from quince.models import hf_cache
 
 __all__ = ["Manager", "definition", "of_this_system"]
-
-# Its values must not be seen by who lists processes.
-KEY_OPTION = "--api-key"
-KEY_VARIABLE = config.ENV_PREFIX + "API_KEY"
 
 
 def of_this_system() -> Manager:
@@ -34,10 +31,8 @@ def of_this_system() -> Manager:
 
 def definition(arguments: Sequence[str], settings: ServeConfig) -> ServiceDefinition:
     """A server with these arguments of `serve`, in this directory and environment; it has the directories it needs."""
-    environment = config.for_a_service()
-    public, keys = split_keys(arguments)
-    if keys:
-        environment[KEY_VARIABLE] = _joined(keys)
+    public, keys = serving.without_keys(arguments)
+    environment = {**config.for_a_service(), **keys}
     writable = [settings.home, hf_cache.default_directory()]
     if settings.models_dir is not None and not settings.models_dir.is_relative_to(settings.home):
         writable.append(settings.models_dir)
@@ -50,26 +45,3 @@ def definition(arguments: Sequence[str], settings: ServeConfig) -> ServiceDefini
         writable=writable,
         stop_timeout=settings.drain_timeout + TO_END,
     )
-
-
-def split_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of `serve` without the keys among them, and the keys."""
-    public: list[str] = []
-    keys: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "--":
-            public += [argument, *rest]
-        elif argument == KEY_OPTION:
-            keys.append(next(rest))
-        elif argument.startswith(KEY_OPTION + "="):
-            keys.append(argument.partition("=")[2])
-        else:
-            public.append(argument)
-    return public, keys
-
-
-def _joined(keys: Sequence[str]) -> str:
-    if any("," in key for key in keys):
-        raise UsageError(f"{KEY_OPTION}: a key of a service has no comma, which stands between keys in {KEY_VARIABLE}")
-    return ",".join(keys)

@@ -12,7 +12,8 @@ import psutil
 
 from quince import config
 from quince.cli import probe
-from quince.cli.output import Column
+from quince.cli.output import Column, Output
+from quince.errors import UsageError
 from quince.server import registration
 from quince.server.registration import ServerRecord
 
@@ -32,7 +33,11 @@ def servers(port: int | None = None) -> list[dict[str, Any]]:
 
 def _key() -> str | None:
     """A key that the servers here are likely to accept: what `quince serve` would ask for."""
-    keys = config.load({}).api_key
+    try:
+        keys = config.load({}).api_key
+    except UsageError as error:  # servers run, whatever has become of the file since
+        Output().warning(f"the configuration is not read: {error.message}")
+        return None
     return keys[0].get_secret_value() if keys else None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from quince import children, config
-from quince.cli import probe
+from quince.cli import probe, serving
 from quince.config import ServeConfig
 from quince.errors import UsageError
 from quince.server import registration
@@ -40,13 +40,14 @@ def start(arguments: Sequence[str], settings: ServeConfig) -> ServerRecord:
 
 def _spawn(arguments: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Detached: a session of its own, no input, all output into the log."""
+    public, keys = serving.without_keys(arguments)
     return subprocess.Popen(
-        [*children.command("quince"), "serve", *arguments],
+        [*children.command("quince"), "serve", *public],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
-        env=children.independent({**os.environ, config.BACKGROUND_OUTPUT: log.name}),
+        env=children.independent({**os.environ, **keys, config.BACKGROUND_OUTPUT: log.name}),
     )
 
 

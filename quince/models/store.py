@@ -189,8 +189,13 @@ class ModelStore:
     def _write_aliases(self, aliases: dict[str, str]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self.directory / f".{_ALIASES}.{uuid.uuid4().hex}"
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(aliases)))
-        temporary.replace(self.directory / _ALIASES)
+        try:
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(aliases)))
+            temporary.replace(self.directory / _ALIASES)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StoreError(f"{self.directory / _ALIASES} cannot be written: {error.strerror or error}") from None
 
     # Changes
 

@@ -32,6 +32,7 @@ KINDS = {
 }
 # Asked for by machines, every few seconds: logged with --log-level debug, unless they fail.
 PROBES = frozenset({"/health", "/metrics", "/stats", "/v1/queue/stats", "/v1/mlx/status"})
+NOT_YET = ("/health", 503)
 MAX_PATH = 256  # characters that are logged
 
 
@@ -72,7 +73,8 @@ class Requests:
 
 def _log(request: RequestRecord, scope: Scope) -> None:
     """Never with what the client wrote: no texts, no query, which may hold keys."""
-    probe = scope["path"] in PROBES and request.status == 200
+    # "Not yet" is what /health is asked for; what keeps a server from getting ready is logged where it happens.
+    probe = scope["path"] in PROBES and (request.status == 200 or (scope["path"], request.status) == NOT_YET)
     failed = request.error is not None and request.error.status >= 500 and not request.client_left
     level = logging.DEBUG if probe else logging.WARNING if failed else logging.INFO
     client = scope.get("client")

@@ -119,7 +119,10 @@ def scrape(metrics: Metrics, manager: ModelManager, accept: str) -> tuple[bytes,
     """The text and its content type, as ``accept`` wants it (Prometheus's format or OpenMetrics)."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_ServerCollector(metrics, manager))
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

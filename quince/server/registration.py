@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import psutil
@@ -28,13 +29,14 @@ logger = logging.getLogger(__name__)
 
 # Two readings of when a process started differ by rounding only.
 SAME_START = 0.05
+_SOME_BYTES = 4096
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class ServerRecord(msgspec.Struct, frozen=True):
     """A server that listens. ``started`` is ``start_mark``'s, ``since`` a time of the wall clock, both in seconds."""
 
-    pid: int
+    pid: Annotated[int, msgspec.Meta(gt=0)]
     started: float
     since: float
     host: str
@@ -143,8 +145,8 @@ def check_writable(home: Path) -> None:
     for directory in (servers_directory(home), logs_directory(home)):
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                pass
+            with tempfile.TemporaryFile(dir=directory) as file:
+                file.write(bytes(_SOME_BYTES))  # a full disk still takes an empty file
         except OSError as error:
             raise UsageError(
                 f"cannot write into {directory} ({error.strerror or error}), where servers in the background are kept: "

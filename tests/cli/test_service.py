@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from quince.cli import launchd, systemd
 from quince.cli.main import app
 from quince.cli.service_definition import ServiceDefinition
-from quince.cli.service_managers import split_keys
+from quince.cli.serving import without_keys
 from quince.errors import UsageError
 
 # Everything that means something in a unit.
@@ -237,7 +237,7 @@ def test_bad_options_install_nothing(home: Path, tmp_path: Path, monkeypatch: py
     assert quince("install", "--port", "99999")[0] == 1
     assert quince("install", "--api-key", "a,b") == (
         1,
-        "--api-key: a key of a service has no comma, which stands between keys in QUINCE_API_KEY",
+        "--api-key: here a key has no comma, which stands between keys in QUINCE_API_KEY, where it is kept",
     )
     assert "daemon-reload" not in " ".join(systemctl.calls())
 
@@ -245,13 +245,13 @@ def test_bad_options_install_nothing(home: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "public", "keys"),
     [
-        (["m", "--api-key", "k", "--port", "1"], ["m", "--port", "1"], ["k"]),
-        (["--api-key=k", "--api-key", "l"], [], ["k", "l"]),
-        (["--", "--api-key"], ["--", "--api-key"], []),
+        (["m", "--api-key", "k", "--port", "1"], ["m", "--port", "1"], {"QUINCE_API_KEY": "k"}),
+        (["--api-key=k", "--api-key", "l"], [], {"QUINCE_API_KEY": "k,l"}),
+        (["--", "--api-key"], ["--", "--api-key"], {}),
     ],
 )
-def test_keys_are_taken_out(arguments: list[str], public: list[str], keys: list[str]) -> None:
-    assert split_keys(arguments) == (public, keys)
+def test_keys_are_taken_out(arguments: list[str], public: list[str], keys: dict[str, str]) -> None:
+    assert without_keys(arguments) == (public, keys)
 
 
 # launchd

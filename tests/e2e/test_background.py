@@ -270,7 +270,18 @@ def test_keys(quince: Quince) -> None:
     (with_key,) = json.loads(quince.run("status", "--json", QUINCE_API_KEY="secret").stdout)
     assert (with_key["models"], with_key["running"]) == ([], 0)
     assert "secret" not in "".join(path.read_text() for path in quince.home.glob("servers/*"))
+    assert not [process for process in quince.processes() if "secret" in " ".join(process.cmdline())]
     assert server["pid"] == with_key["pid"]
+
+
+def test_a_configuration_that_was_broken_since(quince: Quince) -> None:
+    """What runs is told and stopped all the same."""
+    server = quince.start()
+    (quince.home / "config.yaml").write_text("prot: 1\n")
+    told = quince.run("status", "--json")
+    assert [one["pid"] for one in json.loads(told.stdout)] == [server["pid"]]
+    assert "unknown key 'prot'" in told.stderr
+    assert quince.run("stop").returncode == 0
 
 
 def test_a_server_in_the_foreground(quince: Quince) -> None:

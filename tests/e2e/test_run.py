@@ -90,6 +90,19 @@ def test_a_server_of_its_own(env: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("name", [(), ("paris",), ("quince-demo-vision",)])
+def test_what_the_configuration_file_says(env: dict[str, str], name: tuple[str, ...]) -> None:
+    """It names the model of `quince serve`, which others may be asked beside; its aliases are names here, too."""
+    home = Path(env["QUINCE_HOME"])
+    home.mkdir()
+    section = "models:\n  quince-demo:\n    alias: paris\n"
+    (home / "config.yaml").write_text(f"model: quince-demo\napi_key: k\n{section}")
+    result = ask(*name, QUESTION, "--temperature", "0", env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.stdout == ANSWER + "\n") == (name != ("quince-demo-vision",))
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_a_directory(env: dict[str, str], model_dir: Path) -> None:
     """One that the server of this port does not have: it gets a server of its own."""
     with fake_server() as server:

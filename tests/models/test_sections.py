@@ -66,7 +66,7 @@ def test_aliases(registry: Any) -> None:
         found = registry({"uno": {"alias": ["chat", "two"]}}, **settings)
         assert found.resolve("two").stored.name == "two", "a model's own name goes first"
     with pytest.raises(ModelNotFound):
-        found.resolve("chat").stored
+        found.resolve("chat")
     assert registry({"uno": {"alias": ["chat"]}}, model="chat").only.name == "one"
     assert registry({"not-here": {"alias": "chat"}}).target("chat") == "not-here"
 

@@ -104,6 +104,14 @@ async def test_every_error_has_the_shape(
         assert answer.headers["allow"] == "POST"
 
 
+async def test_a_server_that_is_loading_does_not_fill_its_log(
+    client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "quince.requests")
+    assert (await client.get("/health")).status_code == 503
+    assert caplog.records == []
+
+
 async def test_a_bug_is_logged_with_the_answer_s_id(
     client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

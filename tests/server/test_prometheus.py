@@ -50,6 +50,12 @@ def text() -> str:
     return body.decode()
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=x", "text/plain;version=1.x", ";;,", "\xff"])
+def test_what_nobody_can_offer_gets_the_text(accept: str) -> None:
+    manager = ModelManager(ServeConfig(model=str(demo.path(demo.CHAT))))
+    assert prometheus.scrape(Metrics(), manager, accept)[1].startswith("text/plain")
+
+
 def test_everything_that_is_described_is_there(text: str) -> None:
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert set(families) == {"quince:" + one.name for one in METRICS}

@@ -61,6 +61,20 @@ def test_a_recycled_pid_is_no_server(tmp_path: Path, other: subprocess.Popen[byt
     assert not path.exists()
 
 
+@pytest.mark.parametrize("pid", [-1, 0, 2**40])
+def test_what_no_process_has_is_no_server(tmp_path: Path, pid: int) -> None:
+    path = write(tmp_path, pid, 0.0)
+    assert registration.running(tmp_path) == []
+    assert not path.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_is_told_before_a_server_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115
+    with pytest.raises(UsageError, match="No space left"):
+        registration.check_writable(tmp_path)
+
+
 def test_a_process_that_has_ended_is_no_server(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
     path = write(tmp_path, other.pid, registration.start_mark(psutil.Process(other.pid)))
     os.kill(other.pid, signal.SIGKILL)
