@@ -66,13 +66,15 @@ class MediaFile:
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """``text`` takes the mark's place in the prompt; it has ``tokens`` tokens of ``mark.token_id``."""
+    """``text`` takes the mark's place in the prompt; it has ``tokens`` tokens of ``mark.token_id``. No text may spell a
+    token of ``reserved``, the model's for images and videos: they decide positions."""
 
     key: str
     mark: Mark
     text: str
     tokens: int
     arrays: list[MediaArray]
+    reserved: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False)
@@ -141,8 +143,9 @@ class MediaPreprocessor:
         entries = [self._take(file) for file in files]
         try:
             results = [await self._result(file, entry) for file, entry in zip(files, entries, strict=True)]
+            reserved = frozenset(mark.token_id for mark in marks.values())
             yield [
-                PreparedMedia(file.key, marks[file.kind], one.text, one.tokens, one.arrays)
+                PreparedMedia(file.key, marks[file.kind], one.text, one.tokens, one.arrays, reserved)
                 for file, one in zip(files, results, strict=True)
             ]
         finally:

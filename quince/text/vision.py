@@ -45,13 +45,13 @@ def place(text: str, media: Sequence[PreparedMedia]) -> str:
             raise InvalidRequest("the model's chat template does not place all images", param="messages")
         pieces += [before, one.text]
     if any(one.mark.text in rest for one in media):
-        raise InvalidRequest("the messages have the text by which the model marks images", param="messages")
+        raise InvalidRequest("the messages have the text by which the model marks images or videos", param="messages")
     return "".join([*pieces, rest])
 
 
 def locate(token_ids: Sequence[int], media: Sequence[PreparedMedia]) -> list[MediaInput]:
     """Where the tokens of each image are. Raises InvalidRequest if there are more or fewer of them than images have."""
-    marks = {one.mark.token_id for one in media}
+    marks = {token_id for one in media for token_id in (one.mark.token_id, *one.reserved)}
     positions = iter([position for position, token_id in enumerate(token_ids) if token_id in marks])
     found: list[MediaInput] = []
     for one in media:
@@ -60,7 +60,7 @@ def locate(token_ids: Sequence[int], media: Sequence[PreparedMedia]) -> list[Med
             raise InvalidRequest("the prompt has fewer tokens for images than they need", param="messages")
         found.append(MediaInput(one.key, one.mark.token_id, _runs(own), one.arrays))
     if next(positions, None) is not None:
-        raise InvalidRequest("the messages have the text by which the model marks images", param="messages")
+        raise InvalidRequest("the messages have the text by which the model marks images or videos", param="messages")
     return found
 
 

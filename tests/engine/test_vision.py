@@ -127,6 +127,17 @@ def test_a_picture_that_the_model_cannot_take_ends_its_own_request_only(family: 
     assert answers["good"].token_ids == family.alone(good).token_ids
 
 
+def test_tokens_of_a_video_that_is_not_there_end_their_own_request_only(family: VisionFamily) -> None:
+    if family.name not in VIDEO:
+        pytest.skip("has no videos")
+    good, odd = family.request("good", "ab # cd", [0]), family.request("odd", "ab # cd", [2])
+    spelled = [tiny_vision.IDS[text] for text in ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")]
+    odd.prompt_token_ids.extend([*spelled, 1])
+    answers = run(family.core()[0], [good, odd])
+    assert answers["odd"].finish_reason is FinishReason.ERROR
+    assert answers["good"].token_ids == family.alone(good).token_ids
+
+
 def test_what_is_aborted_while_it_waits_for_the_tower_is_forgotten(family: VisionFamily) -> None:
     engine, forward = family.core()
     requests = [family.request(f"r{number}", "see # now", [number]) for number in range(3)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -42,6 +43,13 @@ def test_images_are_found_by_their_tokens_in_order() -> None:
 def test_more_or_fewer_tokens_are_refused(token_ids: list[int]) -> None:
     with pytest.raises(InvalidRequest):
         locate(token_ids, [prepared("a", 2), *([prepared("b", 1, VIDEO)] if 8 in token_ids else [])])
+
+
+def test_text_may_not_spell_a_token_of_media_that_the_prompt_has_none_of() -> None:
+    media = [dataclasses.replace(prepared("a", 2), reserved=frozenset([8, 9]))]
+    assert locate([1, 9, 9, 3], media)
+    with pytest.raises(InvalidRequest):
+        locate([1, 9, 9, 8, 3], media)
 
 
 class Loader:
