@@ -13,6 +13,7 @@ from quince.errors import InvalidRequest
 from quince.text.media import MediaKind, MediaLoader, MediaReference
 
 KINDS: frozenset[MediaKind] = frozenset({"image", "video"})  # of which the preprocessor may refuse one
+_SPELLED = "the messages have the text by which the model marks images or videos"
 
 
 class MediaReader:
@@ -45,22 +46,23 @@ def place(text: str, media: Sequence[PreparedMedia]) -> str:
             raise InvalidRequest("the model's chat template does not place all images", param="messages")
         pieces += [before, one.text]
     if any(one.mark.text in rest for one in media):
-        raise InvalidRequest("the messages have the text by which the model marks images or videos", param="messages")
+        raise InvalidRequest(_SPELLED, param="messages")
     return "".join([*pieces, rest])
 
 
 def locate(token_ids: Sequence[int], media: Sequence[PreparedMedia]) -> list[MediaInput]:
     """Where the tokens of each image are. Raises InvalidRequest if there are more or fewer of them than images have."""
     marks = {token_id for one in media for token_id in (one.mark.token_id, *one.reserved)}
-    positions = iter([position for position, token_id in enumerate(token_ids) if token_id in marks])
+    places = [position for position, token_id in enumerate(token_ids) if token_id in marks]
+    if len(places) > sum(one.tokens for one in media):
+        raise InvalidRequest(_SPELLED, param="messages")
+    positions = iter(places)
     found: list[MediaInput] = []
     for one in media:
         own = list(itertools.islice(positions, one.tokens))
         if len(own) < one.tokens or any(token_ids[position] != one.mark.token_id for position in own):
-            raise InvalidRequest("the prompt has fewer tokens for images than they need", param="messages")
+            raise InvalidRequest("the prompt has other tokens for images than they need", param="messages")
         found.append(MediaInput(one.key, one.mark.token_id, _runs(own), one.arrays))
-    if next(positions, None) is not None:
-        raise InvalidRequest("the messages have the text by which the model marks images or videos", param="messages")
     return found
 
 

@@ -137,10 +137,10 @@ def test_the_text_of_a_mark_alone_is_text(vision: ServerProcess) -> None:
 
 
 def test_requests_with_images_are_counted_as_such(vision: ServerProcess) -> None:
-    before = vision.stats()["request_types"]
+    before = vision.get("/v1/queue/stats").json()["metrics"]["request_types"]
     vision.post(CHAT, question(0))
     vision.post(CHAT, chat_body("text"))
-    after = vision.stats()["request_types"]
+    after = vision.get("/v1/queue/stats").json()["metrics"]["request_types"]
     assert {kind: after[kind] - before[kind] for kind in ("vision", "text")} == {"vision": 1, "text": 1}
 
 
