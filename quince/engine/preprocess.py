@@ -132,22 +132,25 @@ class MediaPreprocessor:
 
     @contextlib.asynccontextmanager
     async def prepare(self, files: Sequence[MediaFile]) -> AsyncIterator[list[PreparedMedia]]:
-        """What the model takes of ``files``, in their order; it can be used until the block ends.
+        """What the model takes of ``files``, in their order; it can be used until the block ends. Their bytes are not
+        held so long.
 
         Raises InvalidRequest for a file that is at fault, EngineUnavailable if the process cannot work.
         """
         marks = await self._wait_ready()
-        for file in files:
-            if file.kind not in marks:
-                raise InvalidRequest(f"{file.param}: this model takes no {file.kind.value}s", param=file.param)
-        entries = [self._take(file) for file in files]
+        if refused := next((file for file in files if file.kind not in marks), None):
+            raise InvalidRequest(f"{refused.param}: this model takes no {refused.kind.value}s", param=refused.param)
+        entries: list[_Entry] = []
+        reserved = frozenset(mark.token_id for mark in marks.values())
         try:
+            entries += map(self._take, files)
             results = [await self._result(file, entry) for file, entry in zip(files, entries, strict=True)]
-            reserved = frozenset(mark.token_id for mark in marks.values())
-            yield [
+            found = [
                 PreparedMedia(file.key, marks[file.kind], one.text, one.tokens, one.arrays, reserved)
                 for file, one in zip(files, results, strict=True)
             ]
+            del files
+            yield found
         finally:
             for entry in entries:
                 self._leave(entry)

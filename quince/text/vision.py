@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +14,7 @@ from quince.errors import InvalidRequest
 from quince.text.media import MediaKind, MediaLoader, MediaReference
 
 KINDS: frozenset[MediaKind] = frozenset({"image", "video"})  # of which the preprocessor may refuse one
+MAX_READING = 32  # requests whose files are held in memory at once; more wait for them
 _SPELLED = "the messages have the text by which the model marks images or videos"
 
 
@@ -22,17 +24,22 @@ class MediaReader:
     def __init__(self, loader: MediaLoader, preprocessor: MediaPreprocessor) -> None:
         self._loader = loader
         self._preprocessor = preprocessor
+        self._turns = asyncio.Semaphore(MAX_READING)
 
     @contextlib.asynccontextmanager
     async def read(self, references: Sequence[MediaReference]) -> AsyncIterator[list[PreparedMedia]]:
         """In the order of ``references``; what comes can be used until the block ends. Leaving it early stops
         downloads and preparations. Raises InvalidRequest that names the part, EngineUnavailable."""
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._turns:
+                prepared = await stack.enter_async_context(self._preprocessor.prepare(await self._files(references)))
+            yield prepared
+
+    async def _files(self, references: Sequence[MediaReference]) -> list[MediaFile]:
         items = await self._loader.load(references)
-        files = [
+        return [
             MediaFile(MediaType(item.kind), item.data, item.digest, item.detail == "low", item.param) for item in items
         ]
-        async with self._preprocessor.prepare(files) as prepared:
-            yield prepared
 
 
 def place(text: str, media: Sequence[PreparedMedia]) -> str:
