@@ -104,8 +104,8 @@ class MediaPreprocessor:
         command: Sequence[str] = PREPROCESSOR_COMMAND,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """``config.address`` is a name here; every life of the process gets a socket and a directory of its own in
-        ``sockets``. ``timeout``: seconds without a result after which a busy process counts as hung and is killed."""
+        """``config.address`` is a name here; every life of the process gets a socket of its own in ``sockets``, all
+        share a directory there. ``timeout``: seconds without a result after which a busy process counts as hung and is killed."""
         self._config = config
         self._sockets = sockets
         self._timeout = timeout
@@ -263,8 +263,7 @@ class MediaPreprocessor:
         self._fail_jobs()
         self._entries.clear()
         self._nbytes = 0
-        for directory in self._sockets.path.glob(f"{self._config.address}-*{FILES}"):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _keep_alive(self) -> None:
         backoff = FIRST_BACKOFF
@@ -281,14 +280,12 @@ class MediaPreprocessor:
             await self._set(None, None)  # from now on, requests wait for it
 
     async def _live(self) -> EngineUnavailable:
-        """One life of the process, from its start to its end; returns why it ended. Every life has a directory of its
-        own; what it has prepared outlives it."""
+        """One life of the process, from its start to its end; returns why it ended. What it has prepared outlives it:
+        the next life writes to the same directory, under the numbers of other jobs."""
         self._lives += 1
-        name = f"{self._config.address}-{self._lives}"
-        directory = self._sockets.path / f"{name}{FILES}"
         try:
-            address = self._sockets.address(name)
-            config = msgspec.structs.replace(self._config, address=address, directory=str(directory))
+            address = self._sockets.address(f"{self._config.address}-{self._lives}")
+            config = msgspec.structs.replace(self._config, address=address, directory=str(self._directory))
             self._socket = PreprocessorClientSocket(address)
             self._child = await ChildProcess.start(config, self._command, Path(config.model_path).name, "preprocessor")
             return await self._attend(self._child, self._socket)
@@ -301,7 +298,7 @@ class MediaPreprocessor:
             if self._socket is not None:
                 self._socket.close()
             self._socket = self._child = None
-            self._clear(directory)
+            self._clear()
 
     async def _attend(self, child: ChildProcess, socket: PreprocessorClientSocket) -> EngineUnavailable:
         """Deliver what the process sends until it ends."""
@@ -337,10 +334,14 @@ class MediaPreprocessor:
             self._marks, self._error = marks, error
             self._changed.notify_all()
 
-    def _clear(self, directory: Path) -> None:
+    @property
+    def _directory(self) -> Path:
+        return self._sockets.path / f"{self._config.address}{FILES}"
+
+    def _clear(self) -> None:
         """The process that wrote here has ended: what no message has named is nobody's."""
         kept = {one.path for entry in self._entries.values() if entry.prepared for one in entry.prepared.arrays}
-        for file in directory.glob("*"):
+        for file in self._directory.glob("*"):
             if str(file) not in kept:
                 file.unlink(missing_ok=True)
 

@@ -181,9 +181,12 @@ def test_the_preprocessor_dies_and_the_server_goes_on(start_server: StartServer,
 
 
 def test_nothing_stays_when_the_server_is_killed(start_server: StartServer, vision_dir: Path) -> None:
+    """Nor what an earlier life of the preprocessor has left."""
     server = start_server(model=vision_dir)
     assert server.post(CHAT, question(0)).status_code == 200
     assert media_files(server), "a picture that was prepared is kept for the next question"
+    preprocessor(server).send_signal(signal.SIGKILL)
+    wait_for(lambda: server.post(CHAT, question(1)).status_code == 200, within=30, what="images again")
     children = server.engines()
     assert len(children) == 2
     server.signal(signal.SIGKILL)
