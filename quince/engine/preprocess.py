@@ -105,8 +105,10 @@ class MediaPreprocessor:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """``config.address`` is a name here; every life of the process gets a socket of its own in ``sockets``, all
-        share a directory there. ``timeout``: seconds without a result after which a busy process counts as hung and is killed."""
+        share a directory there. ``timeout``: seconds without a result after which a busy process counts as hung and is
+        killed."""
         self._config = config
+        self._name = Path(config.model_path).name
         self._sockets = sockets
         self._timeout = timeout
         self._command = command
@@ -176,7 +178,7 @@ class MediaPreprocessor:
             raise InvalidRequest(f"{file.param}: it cannot be read: {refusal}", param=file.param) from None
 
     def _kill(self) -> None:
-        logger.error("the preprocessor made no progress for %g s: killing it", self._timeout)
+        logger.error("%s: the preprocessor made no progress for %g s: killing it", self._name, self._timeout)
         self._last_progress = time.monotonic()
         if self._child is not None:
             self._child.kill()
@@ -272,7 +274,7 @@ class MediaPreprocessor:
             error = await self._live()
             if time.monotonic() - started > STABLE_AFTER:
                 backoff = FIRST_BACKOFF
-            logger.error("%s; restarting in %g s", error.message, backoff)
+            logger.error("%s: %s; restarting in %g s", self._name, error.message, backoff)
             await self._set(None, error)
             self._fail_jobs()
             await asyncio.sleep(backoff)
@@ -287,7 +289,7 @@ class MediaPreprocessor:
             address = self._sockets.address(f"{self._config.address}-{self._lives}")
             config = msgspec.structs.replace(self._config, address=address, directory=str(self._directory))
             self._socket = PreprocessorClientSocket(address)
-            self._child = await ChildProcess.start(config, self._command, Path(config.model_path).name, "preprocessor")
+            self._child = await ChildProcess.start(config, self._command, self._name, "preprocessor")
             return await self._attend(self._child, self._socket)
         except OSError as error:  # no memory, no file descriptors, no room for the socket
             return EngineUnavailable(f"the preprocessor cannot be started: {error}", retry_after=5)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -66,8 +67,13 @@ class Preprocessor:
     """Loads the model's processor, then serves."""
 
     def __init__(self, config: PreprocessorConfig, socket: PreprocessorSocket) -> None:
-        from quince.engine.processor import Processor  # mlx-vlm takes long to import
+        from transformers.utils import logging as transformers_logging  # these take long to import
 
+        from quince.engine.processor import Processor
+
+        warnings.simplefilter("ignore")
+        # What it warns of is for who trains: prompts longer than a tokenizer's limit, processors' older options.
+        transformers_logging.set_verbosity_error()
         Path(config.directory).mkdir(mode=0o700, exist_ok=True)
         self._processor = Processor(Path(config.model_path), Path(config.directory), max_pixels=config.max_pixels)
         self.ready = PreprocessorReady(self._processor.marks)

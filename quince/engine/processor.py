@@ -186,9 +186,10 @@ class Processor:
         from mlx_vlm.utils import load_video, resolve_video_sampling
 
         sampling = resolve_video_sampling(self._processor, {"max_frames": self._max_frames(path)})
-        component = getattr(self._processor, "video_processor", None)
+        component: Any = getattr(self._processor, "video_processor", None)
         own = getattr(component, "sample_frames_in_loader", False)
-        return load_video(path, sampling, frame_sampler=component.sample_frames if component and own else None)
+        frames, metadata = load_video(path, sampling, frame_sampler=component.sample_frames if own else None)
+        return frames, metadata
 
     def _max_frames(self, path: str) -> int:
         import cv2

@@ -179,7 +179,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_vision.save("qwen2_vl", tmp_path_factory.mktemp("preprocess") / "model"))
 
 
-async def test_the_real_one(model_path: str) -> None:
+async def test_the_real_one(model_path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with running(model_path, timeout=60, command=PREPROCESSOR_COMMAND) as (client, files):
         whole = png(0)
         async with client.prepare([file(whole), file(png(2))]) as found:
@@ -197,6 +197,7 @@ async def test_the_real_one(model_path: str) -> None:
             with pytest.raises(InvalidRequest, match=reason):
                 await prepared(client, file(data))
         assert not files()
+        assert "transformers" not in caplog.text, "its advice is for those who train"
         assert client.pid is not None
         os.kill(client.pid, signal.SIGKILL)
         with pytest.raises(EngineUnavailable):
