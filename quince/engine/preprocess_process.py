@@ -41,7 +41,10 @@ WORKERS = 2
 def main() -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API process's to handle
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    # transformers warns of what matters to who trains: a tokenizer's limit, processors' older options.
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=PreprocessorConfig)
     threading.Thread(target=_exit_with_parent, args=[config], name="parent-watch", daemon=True).start()
     with PreprocessorSocket(config.address) as socket:
@@ -67,13 +70,8 @@ class Preprocessor:
     """Loads the model's processor, then serves."""
 
     def __init__(self, config: PreprocessorConfig, socket: PreprocessorSocket) -> None:
-        from transformers.utils import logging as transformers_logging  # these take long to import
+        from quince.engine.processor import Processor  # mlx-vlm takes long to import
 
-        from quince.engine.processor import Processor
-
-        warnings.simplefilter("ignore")
-        # What it warns of is for who trains: prompts longer than a tokenizer's limit, processors' older options.
-        transformers_logging.set_verbosity_error()
         Path(config.directory).mkdir(mode=0o700, exist_ok=True)
         self._processor = Processor(Path(config.model_path), Path(config.directory), max_pixels=config.max_pixels)
         self.ready = PreprocessorReady(self._processor.marks)
