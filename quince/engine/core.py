@@ -30,6 +30,9 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
+# What a model's own code may raise for images that it stumbles over.
+_FORWARD_FAILURES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)
+
 
 @dataclass(frozen=True)
 class CoreConfig:
@@ -153,8 +156,8 @@ class EngineCore:
             if reason := problem(message.prompt_token_ids, message.media):
                 raise ValueError(reason)
             self._forward.add(message)
-        except (ValueError, OSError) as error:
-            logger.error("%s: its %s cannot be used: %s", request.request_id, what, error)
+        except _FORWARD_FAILURES as error:
+            logger.error("%s: its %s cannot be used: %s: %s", request.request_id, what, type(error).__name__, error)
             self.scheduler.refuse(request, f"its {what} cannot be used")
             return False
         if message.media:
@@ -249,7 +252,7 @@ class EngineCore:
                 self._encoded = True
                 if not self._forward.encode(request_id):
                     return
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:  # whatever the model's code stumbles over
+        except _FORWARD_FAILURES as error:
             logger.exception("an image could not be encoded")
             del self._encoding[request_id]
             self.scheduler.refuse(request, f"the model cannot take the images: {error}")

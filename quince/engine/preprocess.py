@@ -66,13 +66,15 @@ class MediaFile:
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """``text`` takes the mark's place in the prompt; it has ``tokens`` tokens of ``mark.token_id``."""
+    """``text`` takes the mark's place in the prompt; it has ``tokens`` tokens of ``mark.token_id``. No text may spell a
+    token of ``reserved``, the model's for images and videos: they decide positions."""
 
     key: str
     mark: Mark
     text: str
     tokens: int
     arrays: list[MediaArray]
+    reserved: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False)
@@ -102,9 +104,11 @@ class MediaPreprocessor:
         command: Sequence[str] = PREPROCESSOR_COMMAND,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """``config.address`` is a name here; every life of the process gets a socket and a directory of its own in
-        ``sockets``. ``timeout``: seconds without a result after which a busy process counts as hung and is killed."""
+        """``config.address`` is a name here; every life of the process gets a socket of its own in ``sockets``, all
+        share a directory there. ``timeout``: seconds without a result after which a busy process counts as hung and is
+        killed."""
         self._config = config
+        self._name = Path(config.model_path).name
         self._sockets = sockets
         self._timeout = timeout
         self._command = command
@@ -130,21 +134,25 @@ class MediaPreprocessor:
 
     @contextlib.asynccontextmanager
     async def prepare(self, files: Sequence[MediaFile]) -> AsyncIterator[list[PreparedMedia]]:
-        """What the model takes of ``files``, in their order; it can be used until the block ends.
+        """What the model takes of ``files``, in their order; it can be used until the block ends. Their bytes are not
+        held so long.
 
         Raises InvalidRequest for a file that is at fault, EngineUnavailable if the process cannot work.
         """
         marks = await self._wait_ready()
-        for file in files:
-            if file.kind not in marks:
-                raise InvalidRequest(f"{file.param}: this model takes no {file.kind.value}s", param=file.param)
-        entries = [self._take(file) for file in files]
+        if refused := next((file for file in files if file.kind not in marks), None):
+            raise InvalidRequest(f"{refused.param}: this model takes no {refused.kind.value}s", param=refused.param)
+        entries: list[_Entry] = []
+        reserved = frozenset(mark.token_id for mark in marks.values())
         try:
+            entries += map(self._take, files)
             results = [await self._result(file, entry) for file, entry in zip(files, entries, strict=True)]
-            yield [
-                PreparedMedia(file.key, marks[file.kind], one.text, one.tokens, one.arrays)
+            found = [
+                PreparedMedia(file.key, marks[file.kind], one.text, one.tokens, one.arrays, reserved)
                 for file, one in zip(files, results, strict=True)
             ]
+            del files
+            yield found
         finally:
             for entry in entries:
                 self._leave(entry)
@@ -170,7 +178,7 @@ class MediaPreprocessor:
             raise InvalidRequest(f"{file.param}: it cannot be read: {refusal}", param=file.param) from None
 
     def _kill(self) -> None:
-        logger.error("the preprocessor made no progress for %g s: killing it", self._timeout)
+        logger.error("%s: the preprocessor made no progress for %g s: killing it", self._name, self._timeout)
         self._last_progress = time.monotonic()
         if self._child is not None:
             self._child.kill()
@@ -257,8 +265,7 @@ class MediaPreprocessor:
         self._fail_jobs()
         self._entries.clear()
         self._nbytes = 0
-        for directory in self._sockets.path.glob(f"{self._config.address}-*{FILES}"):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _keep_alive(self) -> None:
         backoff = FIRST_BACKOFF
@@ -267,7 +274,7 @@ class MediaPreprocessor:
             error = await self._live()
             if time.monotonic() - started > STABLE_AFTER:
                 backoff = FIRST_BACKOFF
-            logger.error("%s; restarting in %g s", error.message, backoff)
+            logger.error("%s: %s; restarting in %g s", self._name, error.message, backoff)
             await self._set(None, error)
             self._fail_jobs()
             await asyncio.sleep(backoff)
@@ -275,16 +282,14 @@ class MediaPreprocessor:
             await self._set(None, None)  # from now on, requests wait for it
 
     async def _live(self) -> EngineUnavailable:
-        """One life of the process, from its start to its end; returns why it ended. Every life has a directory of its
-        own; what it has prepared outlives it."""
+        """One life of the process, from its start to its end; returns why it ended. What it has prepared outlives it:
+        the next life writes to the same directory, under the numbers of other jobs."""
         self._lives += 1
-        name = f"{self._config.address}-{self._lives}"
-        directory = self._sockets.path / f"{name}{FILES}"
         try:
-            address = self._sockets.address(name)
-            config = msgspec.structs.replace(self._config, address=address, directory=str(directory))
+            address = self._sockets.address(f"{self._config.address}-{self._lives}")
+            config = msgspec.structs.replace(self._config, address=address, directory=str(self._directory))
             self._socket = PreprocessorClientSocket(address)
-            self._child = await ChildProcess.start(config, self._command, Path(config.model_path).name, "preprocessor")
+            self._child = await ChildProcess.start(config, self._command, self._name, "preprocessor")
             return await self._attend(self._child, self._socket)
         except OSError as error:  # no memory, no file descriptors, no room for the socket
             return EngineUnavailable(f"the preprocessor cannot be started: {error}", retry_after=5)
@@ -295,7 +300,7 @@ class MediaPreprocessor:
             if self._socket is not None:
                 self._socket.close()
             self._socket = self._child = None
-            self._clear(directory)
+            self._clear()
 
     async def _attend(self, child: ChildProcess, socket: PreprocessorClientSocket) -> EngineUnavailable:
         """Deliver what the process sends until it ends."""
@@ -331,10 +336,14 @@ class MediaPreprocessor:
             self._marks, self._error = marks, error
             self._changed.notify_all()
 
-    def _clear(self, directory: Path) -> None:
+    @property
+    def _directory(self) -> Path:
+        return self._sockets.path / f"{self._config.address}{FILES}"
+
+    def _clear(self) -> None:
         """The process that wrote here has ended: what no message has named is nobody's."""
         kept = {one.path for entry in self._entries.values() if entry.prepared for one in entry.prepared.arrays}
-        for file in directory.glob("*"):
+        for file in self._directory.glob("*"):
             if str(file) not in kept:
                 file.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -40,7 +41,10 @@ WORKERS = 2
 def main() -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API process's to handle
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    # transformers warns of what matters to who trains: a tokenizer's limit, processors' older options.
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=PreprocessorConfig)
     threading.Thread(target=_exit_with_parent, args=[config], name="parent-watch", daemon=True).start()
     with PreprocessorSocket(config.address) as socket:

@@ -151,7 +151,7 @@ class Processor:
 
     @contextlib.contextmanager
     def _decoded(self, job: Prepare) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """An image's pixels, or the path of a video and how much of it to take."""
+        """An image's pixels, or a video's frames and what is known of them."""
         if job.kind is MediaType.IMAGE:
             yield self._image(job), {}
             return
@@ -159,7 +159,8 @@ class Processor:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(job.data)
-            yield path, {"max_frames": self._max_frames(path)}
+            frames, metadata = self._frames(path)
+            yield frames, {"video_metadata": [metadata]}
         finally:
             os.unlink(path)
 
@@ -179,6 +180,16 @@ class Processor:
         if job.small:
             upright.thumbnail((SMALL_SIDE, SMALL_SIDE))
         return upright
+
+    def _frames(self, path: str) -> tuple[Any, Any]:
+        """Those that mlx-vlm's ``prepare_inputs`` would take of a file, but outside the lock: videos take long."""
+        from mlx_vlm.utils import load_video, resolve_video_sampling
+
+        sampling = resolve_video_sampling(self._processor, {"max_frames": self._max_frames(path)})
+        component: Any = getattr(self._processor, "video_processor", None)
+        own = getattr(component, "sample_frames_in_loader", False)
+        frames, metadata = load_video(path, sampling, frame_sampler=component.sample_frames if own else None)
+        return frames, metadata
 
     def _max_frames(self, path: str) -> int:
         import cv2

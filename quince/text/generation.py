@@ -131,6 +131,7 @@ class TextGenerator:
         if self._media_reader is None or not media:
             yield []
             return
+        current_request().vision = True
         async with self._media_reader.read(media) as prepared:
             yield prepared
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +14,8 @@ from quince.errors import InvalidRequest
 from quince.text.media import MediaKind, MediaLoader, MediaReference
 
 KINDS: frozenset[MediaKind] = frozenset({"image", "video"})  # of which the preprocessor may refuse one
+MAX_READING = 32  # requests whose files are held in memory at once; more wait for them
+_SPELLED = "the messages have the text by which the model marks images or videos"
 
 
 class MediaReader:
@@ -21,17 +24,22 @@ class MediaReader:
     def __init__(self, loader: MediaLoader, preprocessor: MediaPreprocessor) -> None:
         self._loader = loader
         self._preprocessor = preprocessor
+        self._turns = asyncio.Semaphore(MAX_READING)
 
     @contextlib.asynccontextmanager
     async def read(self, references: Sequence[MediaReference]) -> AsyncIterator[list[PreparedMedia]]:
         """In the order of ``references``; what comes can be used until the block ends. Leaving it early stops
         downloads and preparations. Raises InvalidRequest that names the part, EngineUnavailable."""
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._turns:
+                prepared = await stack.enter_async_context(self._preprocessor.prepare(await self._files(references)))
+            yield prepared
+
+    async def _files(self, references: Sequence[MediaReference]) -> list[MediaFile]:
         items = await self._loader.load(references)
-        files = [
+        return [
             MediaFile(MediaType(item.kind), item.data, item.digest, item.detail == "low", item.param) for item in items
         ]
-        async with self._preprocessor.prepare(files) as prepared:
-            yield prepared
 
 
 def place(text: str, media: Sequence[PreparedMedia]) -> str:
@@ -45,22 +53,23 @@ def place(text: str, media: Sequence[PreparedMedia]) -> str:
             raise InvalidRequest("the model's chat template does not place all images", param="messages")
         pieces += [before, one.text]
     if any(one.mark.text in rest for one in media):
-        raise InvalidRequest("the messages have the text by which the model marks images", param="messages")
+        raise InvalidRequest(_SPELLED, param="messages")
     return "".join([*pieces, rest])
 
 
 def locate(token_ids: Sequence[int], media: Sequence[PreparedMedia]) -> list[MediaInput]:
     """Where the tokens of each image are. Raises InvalidRequest if there are more or fewer of them than images have."""
-    marks = {one.mark.token_id for one in media}
-    positions = iter([position for position, token_id in enumerate(token_ids) if token_id in marks])
+    marks = {token_id for one in media for token_id in (one.mark.token_id, *one.reserved)}
+    places = [position for position, token_id in enumerate(token_ids) if token_id in marks]
+    if len(places) > sum(one.tokens for one in media):
+        raise InvalidRequest(_SPELLED, param="messages")
+    positions = iter(places)
     found: list[MediaInput] = []
     for one in media:
         own = list(itertools.islice(positions, one.tokens))
         if len(own) < one.tokens or any(token_ids[position] != one.mark.token_id for position in own):
-            raise InvalidRequest("the prompt has fewer tokens for images than they need", param="messages")
+            raise InvalidRequest("the prompt has other tokens for images than they need", param="messages")
         found.append(MediaInput(one.key, one.mark.token_id, _runs(own), one.arrays))
-    if next(positions, None) is not None:
-        raise InvalidRequest("the messages have the text by which the model marks images", param="messages")
     return found
 
 

@@ -57,7 +57,7 @@ def main() -> None:
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=PreprocessorConfig)
     threading.Thread(target=watch_parent, args=[config], daemon=True).start()
     directory = Path(config.directory)
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     with PreprocessorSocket(config.address) as socket:
         if config.model_path == "broken":
             socket.send(LoadFailed("broken: no such model"))

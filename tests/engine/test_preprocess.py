@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import os
 import signal
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -70,6 +72,16 @@ async def test_files_are_there_until_the_block_ends() -> None:
             assert len(files()) == 2
             assert np.load(found[1].arrays[0].path).tobytes() == b"good 2"
         assert not files()
+
+
+async def test_the_bytes_of_files_are_not_held_while_they_are_used() -> None:
+    async with running() as (client, _):
+        files = [file(b"one"), file(b"two")]
+        held = weakref.WeakSet(files)
+        async with client.prepare(files):
+            del files
+            gc.collect()
+            assert not held
 
 
 async def test_what_was_prepared_is_kept_within_bounds_and_not_prepared_again() -> None:
@@ -167,7 +179,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_vision.save("qwen2_vl", tmp_path_factory.mktemp("preprocess") / "model"))
 
 
-async def test_the_real_one(model_path: str) -> None:
+async def test_the_real_one(model_path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with running(model_path, timeout=60, command=PREPROCESSOR_COMMAND) as (client, files):
         whole = png(0)
         async with client.prepare([file(whole), file(png(2))]) as found:
@@ -185,6 +197,7 @@ async def test_the_real_one(model_path: str) -> None:
             with pytest.raises(InvalidRequest, match=reason):
                 await prepared(client, file(data))
         assert not files()
+        assert "transformers" not in caplog.text, "its advice is for those who train"
         assert client.pid is not None
         os.kill(client.pid, signal.SIGKILL)
         with pytest.raises(EngineUnavailable):

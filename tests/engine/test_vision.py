@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import mlx_vlm.utils
 import msgspec
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from quince.engine.vision_loader import load_vision
 from quince.errors import ModelLoadError
 from tests import tiny_vision
 from tests.engine.driver import run
-from tests.vision_prompts import VisionFamily, mp4
+from tests.vision_prompts import VisionFamily, mp4, png
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of its own configurations
 
@@ -127,6 +130,17 @@ def test_a_picture_that_the_model_cannot_take_ends_its_own_request_only(family: 
     assert answers["good"].token_ids == family.alone(good).token_ids
 
 
+def test_tokens_of_a_video_that_is_not_there_end_their_own_request_only(family: VisionFamily) -> None:
+    if family.name not in VIDEO:
+        pytest.skip("has no videos")
+    good, odd = family.request("good", "ab # cd", [0]), family.request("odd", "ab # cd", [2])
+    spelled = [tiny_vision.IDS[text] for text in ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")]
+    odd.prompt_token_ids.extend([*spelled, 1])
+    answers = run(family.core()[0], [good, odd])
+    assert answers["odd"].finish_reason is FinishReason.ERROR
+    assert answers["good"].token_ids == family.alone(good).token_ids
+
+
 def test_what_is_aborted_while_it_waits_for_the_tower_is_forgotten(family: VisionFamily) -> None:
     engine, forward = family.core()
     requests = [family.request(f"r{number}", "see # now", [number]) for number in range(3)]
@@ -157,6 +171,23 @@ def test_a_video_beside_pictures(family: VisionFamily, tmp_path: Path) -> None:
         assert answers[request.request_id].token_ids == family.alone(request).token_ids
     with pytest.raises(ValueError, match="cannot be decoded"):
         family.processor.prepare(Prepare(98, MediaType.VIDEO, False, path.read_bytes()[:100]))
+
+
+def test_pictures_are_prepared_while_a_video_is_decoded(
+    family: VisionFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if MediaType.VIDEO not in family.processor.marks:
+        pytest.skip("has no videos")
+    load_video = mlx_vlm.utils.load_video
+
+    def load(*arguments: Any, **named: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(family.processor.prepare, Prepare(97, MediaType.IMAGE, False, png(0))).result(30)
+        return load_video(*arguments, **named)
+
+    monkeypatch.setattr(mlx_vlm.utils, "load_video", load)
+    video = Prepare(96, MediaType.VIDEO, False, mp4(tmp_path).read_bytes())
+    assert family.processor.prepare(video).tokens > 0
 
 
 def test_quantised_keys_and_values_or_a_reason(family: VisionFamily) -> None:

@@ -12,6 +12,7 @@ from quince.engine.media_messages import Mark
 from quince.engine.messages import AddRequest, FinishReason, Output, Ready
 from quince.engine.preprocess import PreparedMedia
 from quince.errors import ContextLengthExceeded, InvalidRequest
+from quince.metrics import Metrics, RequestKind, RequestRecord, recording
 from quince.sampling import SamplingParams
 from quince.text import output_format
 from quince.text.chat import ChatPrompter
@@ -251,9 +252,12 @@ async def test_images_reach_the_engine_with_their_places(tokenizer: Tokenizer) -
         reader,  # type: ignore[arg-type]
     )
     messages = [{"role": "user", "content": "What is ?!? there"}]
-    async for _ in generator.chat("r", messages, GenerationParams(), [MediaReference("image", "a", "here")]):
-        assert reader.open, "files are kept until the answer has ended"
+    record = RequestRecord("r", RequestKind.TEXT, Metrics())
+    with recording(record):
+        async for _ in generator.chat("r", messages, GenerationParams(), [MediaReference("image", "a", "here")]):
+            assert reader.open, "files are kept until the answer has ended"
     assert not reader.open
+    assert record.type == "vision"
     (media,) = engine.media
     assert media.key == "a"
     places = [position for start, count in media.runs for position in range(start, start + count)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +11,7 @@ from quince.engine.messages import MediaArray
 from quince.engine.preprocess import MediaFile, PreparedMedia
 from quince.errors import InvalidRequest
 from quince.text.media import MediaItem, MediaReference
-from quince.text.vision import MediaReader, locate, place
+from quince.text.vision import MAX_READING, MediaReader, locate, place
 
 IMAGE, VIDEO = Mark("<i>", 9), Mark("<v>", 8)
 
@@ -42,6 +44,13 @@ def test_images_are_found_by_their_tokens_in_order() -> None:
 def test_more_or_fewer_tokens_are_refused(token_ids: list[int]) -> None:
     with pytest.raises(InvalidRequest):
         locate(token_ids, [prepared("a", 2), *([prepared("b", 1, VIDEO)] if 8 in token_ids else [])])
+
+
+def test_text_may_not_spell_a_token_of_media_that_the_prompt_has_none_of() -> None:
+    media = [dataclasses.replace(prepared("a", 2), reserved=frozenset([8, 9]))]
+    assert locate([1, 9, 9, 3], media)
+    with pytest.raises(InvalidRequest):
+        locate([1, 9, 9, 8, 3], media)
 
 
 class Loader:
@@ -80,3 +89,25 @@ async def test_references_become_files_for_the_preprocessor() -> None:
     assert (first.kind, first.small, first.param, first.data) == (MediaType.IMAGE, True, "first", b"one")
     assert (second.kind, second.small, second.param) == (MediaType.VIDEO, False, "second")
     assert first.key != second.key
+
+
+async def test_few_requests_hold_files_at_once_but_any_number_may_use_what_is_prepared() -> None:
+    class Slow(Preprocessor):
+        holding = most = 0
+
+        async def __aenter__(self) -> list[PreparedMedia]:
+            Slow.holding += 1
+            Slow.most = max(Slow.most, Slow.holding)
+            await asyncio.sleep(0)
+            Slow.holding -= 1
+            return await super().__aenter__()
+
+    reader = MediaReader(Loader(), Slow())  # type: ignore[arg-type]
+    together = asyncio.Barrier(2 * MAX_READING)
+
+    async def ask(number: int) -> None:
+        async with reader.read([MediaReference("image", str(number), "part")]):
+            await together.wait()
+
+    await asyncio.gather(*(ask(number) for number in range(2 * MAX_READING)))
+    assert 1 < Slow.most <= MAX_READING
