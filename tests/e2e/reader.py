@@ -28,7 +28,7 @@ from tests.e2e.server_process import ADDRESS, QUINCE, START_TIMEOUT, environment
 
 RUN = ("sh", "python")
 _PYTHON_ENDS = "END_OF_PYTHON"
-_NOT_COPIED = {".git", ".venv", "build", "dist"}
+_MADE_BY_MAKE = {"build", "dist"}
 
 
 def script(document: markdown.Document) -> str:
@@ -84,7 +84,7 @@ class Reader:
     def _make_checkout(self) -> None:
         self.checkout.mkdir()
         for entry in markdown.REPOSITORY.iterdir():
-            if entry.name not in _NOT_COPIED:
+            if not entry.name.startswith(".") and entry.name not in _MADE_BY_MAKE:
                 (self.checkout / entry.name).symlink_to(entry)
         programs = self.checkout / ".venv" / "bin"
         programs.mkdir(parents=True)
@@ -114,13 +114,13 @@ class Reader:
         return found
 
     def run(self, text: str, name: str, *, port: int, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """``name`` is what complaints call the script. ``port`` is that of servers without one of their own."""
+        """``name`` is what complaints call the script; ``port`` takes the place of 8000, for servers and for examples."""
         file = self.root / name
         file.write_text(text)
         return subprocess.run(
             ["bash", str(file)],
             cwd=self.checkout,
-            env={**self.env, "QUINCE_PORT": str(port)},
+            env={**self.env, "QUINCE_PORT": str(port), "QUINCE_URL": f"http://127.0.0.1:{port}"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -167,7 +167,7 @@ def _serve(command: list[str]) -> int:
         found = ADDRESS.search(log.read_bytes()[begin:].decode(errors="replace"))
         if found and _is_healthy(found[1]):
             return 0
-        time.sleep(0.02)
+        time.sleep(0.2)
     sys.stderr.write(log.read_text(errors="replace"))
     return process.poll() or 1
 

@@ -42,6 +42,7 @@ REASONS = (
     "needs a GPU",
     "needs macOS",
     "needs pipx and uv, and the network",
+    "needs a model that sees",
     "takes minutes",
     "installs a service for whoever runs it",
 )
@@ -78,7 +79,20 @@ def free_ports(count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
-@pytest.mark.parametrize("document", [document for document in DOCUMENTS if runs(document)], ids=lambda document: markdown.name(document.path))
+def make_repository(reader: Reader) -> None:
+    """The checkout is one, with a change that is not committed."""
+    git = ["git", "-C", str(reader.checkout)]
+    subprocess.run([*git, "init", "--quiet"], env=reader.env, check=True)
+    (reader.checkout / "notes.txt").write_text("one\n")
+    subprocess.run([*git, "add", "notes.txt"], env=reader.env, check=True)
+    (reader.checkout / "notes.txt").write_text("one\ntwo\n")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if runs(document)],
+    ids=lambda document: markdown.name(document.path),
+)
 def test_what_a_document_says_can_be_typed(
     document: markdown.Document, hub: HubServer, installed: Path, demo_server: ServerProcess
 ) -> None:
@@ -90,6 +104,7 @@ def test_what_a_document_says_can_be_typed(
         ports["8000"] = int(demo_server.base_url.rpartition(":")[2])
     text = re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: str(ports[found[1]]), text)
     with Reader(hub.endpoint, set_up=name != "README.md") as reader:
+        make_repository(reader)
         if name not in FROM_NOTHING:
             shutil.copytree(installed, reader.home / ".quince")
         done = reader.run(text, name.replace("/", "-"), port=ports["8000"])
