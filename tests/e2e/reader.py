@@ -114,7 +114,7 @@ class Reader:
         return found
 
     def run(self, text: str, name: str, *, port: int, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """``name`` is what complaints call the script; ``port`` takes the place of 8000, for servers and for examples."""
+        """``name`` is what complaints call the script; servers and examples take ``port`` for 8000."""
         file = self.root / name
         file.write_text(text)
         return subprocess.run(
@@ -158,9 +158,7 @@ def _serve(command: list[str]) -> int:
             before.wait(START_TIMEOUT)
     with log.open("ab") as file:
         begin = file.tell()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     pid.write_text(str(process.pid))
     deadline = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:

@@ -147,7 +147,9 @@ def shape(value: Any) -> Any:
 def check_promql(block: markdown.Block, tmp_path: Path, server: ServerProcess) -> None:
     """Names of series that there are."""
     served = {
-        sample.name for family in text_string_to_metric_families(server.get("/metrics").text) for sample in family.samples
+        sample.name
+        for family in text_string_to_metric_families(server.get("/metrics").text)
+        for sample in family.samples
     }
     named = set(re.findall(r"quince:\w+", block.text))
     help_of = server.get("/metrics").text
@@ -184,4 +186,3 @@ def test_every_block_is_run_or_read() -> None:
         print(f"not run: {block}: {reason}")
         assert reason in REASONS, f"{block}: {reason}"
     assert not [block for block in BLOCKS if block.not_run is not None and block.language not in RUN]
-
