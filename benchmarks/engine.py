@@ -88,6 +88,7 @@ class Quince:
 
     def __init__(self, path: Path, *, max_running: int, chunk: int) -> None:
         from quince.engine.core import CoreConfig, make_core
+        from quince.engine.forward import TextForward
         from quince.engine.messages import StepOutput
         from quince.engine.structured import GrammarCompiler
 
@@ -96,7 +97,10 @@ class Quince:
         self._step_output = StepOutput
         grammars = GrammarCompiler(path / "tokenizer.json", BYTES)
         self.core = make_core(
-            self.model, BYTES, grammars, CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES)
+            TextForward(self.model),
+            BYTES,
+            grammars,
+            CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES),
         )
         self._finished = 0
 

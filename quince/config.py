@@ -53,6 +53,13 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _directory(path: str) -> str:
+    """As it is found from anywhere: the server is not asked where it was started."""
+    if not path:
+        raise ValueError("a directory has a name")
+    return os.path.abspath(os.path.expanduser(path))
+
+
 def _expand_user(path: str | None) -> str | None:
     """No shell does this for a file or a variable."""
     return None if path is None else os.path.expanduser(path)
@@ -216,6 +223,27 @@ class ServeConfig(ModelSettings):
     preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field((), description="Model to load at the start.")
     auto_download: bool = Field(False, description="Pull a model that a request names by its hub id.")
     max_body_size: int = Field(32 * 2**20, ge=1024, description="Largest request body in bytes.")
+    allowed_media_path: Annotated[tuple[Annotated[str, AfterValidator(_directory)], ...], BeforeValidator(_split)] = (
+        Field(
+            (),
+            description="Directory whose files requests may name as images and videos; repeat it for several (default: "
+            "none). In QUINCE_ALLOWED_MEDIA_PATH there are commas between them.",
+        )
+    )
+    allow_private_media: bool = Field(
+        False, description="Fetch images and videos from this machine's and its network's addresses too."
+    )
+    max_media_items: int = Field(32, ge=1, le=1024, description="Most images and videos of a request.")
+    max_media_bytes: int = Field(32 * 2**20, ge=1024, le=2**31, description="Largest image or video in bytes.")
+    max_media_request_bytes: int = Field(
+        128 * 2**20, ge=1024, le=2**32, description="Bytes that all images and videos of a request may have."
+    )
+    max_media_pixels: int = Field(
+        64 * 10**6, ge=1024, le=2**31, description="Most pixels of an image, by its header, before it is decoded."
+    )
+    media_timeout: float = Field(
+        30, gt=0, le=3600, description="Seconds that the download of an image or a video may take."
+    )
     any_model_name: bool = Field(False, description="Answer to every model name.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the server tells.")
     log_format: Literal["text", "json"] = Field("text", description="Lines of text, or one JSON object a line.")
@@ -227,6 +255,9 @@ class ServeConfig(ModelSettings):
     models: Mapping[str, ModelSection] = Field(
         default_factory=dict, description="Settings of single models, by the names that `quince list` shows."
     )
+    named: frozenset[str] = Field(
+        frozenset(), description="The settings that flags and variables name: they are meant for this server."
+    )
 
     def for_model(self, section: ModelSection | None) -> Self:
         """These settings as they are for one model."""
@@ -234,8 +265,8 @@ class ServeConfig(ModelSettings):
         return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
 
-# Where ServeConfig's fields are no options: QUINCE_HOME alone moves the home, sections stand in files only.
-NO_OPTIONS = frozenset({"home", "models"})
+# The fields that are no options: QUINCE_HOME alone moves the home, sections stand in files only.
+NO_OPTIONS = frozenset({"home", "models", "named"})
 # Settings that belong to one model.
 _ONLY_WITH_MODEL = ("model_type", "adapter")
 # Settings that mean nothing to a server of one model, which is loaded at the start and kept.
@@ -323,7 +354,7 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
         models[model] = _validate(ModelSection, section)
         sources.update({(model, name): source for name, source in section.sources.items()})
     _check_aliases(models, sources)
-    given.values.update(home=home(environ), models=models)
+    given.values.update(home=home(environ), models=models, named=frozenset(overruled))
     return Resolved(_validate(ServeConfig, given), sources, path)
 
 

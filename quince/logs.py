@@ -21,7 +21,7 @@ from quince.metrics import current_request_id
 # C0 and C1 controls, Unicode's line and paragraph separators, marks that reverse what is read, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN_VALUE = re.compile(r"[^\s\"=]+")
-_NOISY = ("asyncio", "httpx", "transformers", "uvicorn.error")
+_NOISY = ("asyncio", "httpcore2", "httpx", "transformers", "uvicorn.error")
 
 
 def setup(

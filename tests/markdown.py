@@ -61,7 +61,7 @@ class Document:
 
 def documents() -> list[Path]:
     """Every Markdown file of the repository."""
-    patterns = ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/*.md", "training/*.md", "quince/**/*.md")
+    patterns = ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/*.md", "training/**/*.md", "quince/**/*.md")
     return sorted(path for pattern in patterns for path in REPOSITORY.glob(pattern))
 
 

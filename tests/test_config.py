@@ -135,3 +135,12 @@ def test_an_adapter_needs_the_model_that_it_is_for() -> None:
     assert config.load({"model": "m", "adapter": "/a"}, {}).adapter == "/a"
     with pytest.raises(UsageError, match="--adapter is for a server of one MODEL"):
         config.load({"adapter": "/a"}, {})
+
+
+def test_directories_of_media_are_found_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/quince")
+    environ = {"QUINCE_ALLOWED_MEDIA_PATH": "/a/../b,pictures, ~/c"}
+    assert config.load({}, environ).allowed_media_path == ("/b", f"{tmp_path}/pictures", "/home/quince/c")
+    with pytest.raises(UsageError, match="QUINCE_ALLOWED_MEDIA_PATH"):
+        config.load({}, {"QUINCE_ALLOWED_MEDIA_PATH": ""})

@@ -15,6 +15,7 @@ class PrefillChunk(msgspec.Struct, frozen=True):
     """Tokens to put into a request's KV cache, the first of them at position ``start``.
 
     ``length`` is how many tokens there will be before the request decodes: the runner reserves room for them at once.
+    Numbers below zero are tokens of images and videos (see media.py).
     """
 
     request_id: str

@@ -272,12 +272,18 @@ class ListRows:
         return sum((member.layout() for member in self._members), KVLayout())
 
 
+class HasCaches(Protocol):
+    """What says which caches a row needs, as mlx-lm's models do that need special ones."""
+
+    def make_cache(self) -> list[Any]: ...
+
+
 class BatchCache:
     """The caches of a batch. ``layers`` is the list to call the model with, between ``begin`` and ``commit``."""
 
     def __init__(
         self,
-        model: Module,
+        model: Module | HasCaches,
         *,
         max_width: int,
         expected_length: int = 0,
@@ -301,6 +307,11 @@ class BatchCache:
     def lengths(self) -> list[int]:
         """Tokens held by each row."""
         return self._positions.lengths
+
+    @property
+    def positions(self) -> mx.array:
+        """Of the tokens in the current call, [rows or 1, width]."""
+        return self._positions.written_positions()
 
     def begin(self, width: int, counts: Sequence[int] | None = None) -> None:
         """The model is about to be called with [rows, width] tokens; the first ``counts`` of each row are real."""

@@ -22,12 +22,14 @@ from quince.engine.messages import (
     EngineStats,
     FinishReason,
     LoadFailed,
+    MediaInput,
     Output,
     PoolRequest,
     Ready,
     StepOutput,
     ToEngine,
 )
+from quince.engine.preprocess import MediaPreprocessor
 from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
 from quince.errors import (
     EngineError,
@@ -127,11 +129,14 @@ class EngineClient:
         sockets: SocketDirectory,
         command: Sequence[str] = ENGINE_COMMAND,
         history: EngineHistory | None = None,
+        preprocessor: MediaPreprocessor | None = None,
     ) -> None:
         """``config.address`` is a name here; every life of the engine gets a socket of its own in ``sockets``.
 
-        ``history`` goes on with what the model's earlier engines have left there.
+        ``history`` goes on with what the model's earlier engines have left there. ``preprocessor`` is started and
+        stopped with it.
         """
+        self.preprocessor = preprocessor
         self._config = config
         self._limits = limits
         self._sockets = sockets
@@ -200,14 +205,20 @@ class EngineClient:
         return self.ready
 
     async def generate(
-        self, request_id: str, prompt_token_ids: list[int], sampling: SamplingParams, boundaries: Sequence[int] = ()
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: SamplingParams,
+        boundaries: Sequence[int] = (),
+        media: Sequence[MediaInput] = (),
     ) -> AsyncGenerator[list[Output], None]:
         """The request's outputs as they come, several at once if the reader was slow; the last has a finish_reason.
 
-        ``boundaries`` are positions in the prompt where later requests are likely to go on differently.
+        ``boundaries`` are positions in the prompt where later requests are likely to go on differently. The files of
+        ``media`` must be there until the iterator has ended.
         Closing the iterator aborts the request. Raises QueueFull, QueueTimeout, EngineError, EngineUnavailable.
         """
-        request = AddRequest(request_id, prompt_token_ids, sampling, list(boundaries))
+        request = AddRequest(request_id, prompt_token_ids, sampling, list(boundaries), list(media))
         async with contextlib.aclosing(self._run(request)) as batches:
             async for outputs in batches:
                 yield outputs
@@ -281,6 +292,8 @@ class EngineClient:
 
     def start(self) -> None:
         self.state, self.reason = EngineState.LOADING, "loading"
+        if self.preprocessor is not None:
+            self.preprocessor.start()
         self._tasks = [
             asyncio.create_task(self._keep_alive(), name="engine-keep-alive"),
             asyncio.create_task(self._watch_progress(), name="engine-watchdog"),
@@ -291,6 +304,8 @@ class EngineClient:
         for task in self._tasks:
             task.cancel()
         await self._end_requests()  # at once: the process may take a while to end
+        if self.preprocessor is not None:
+            await self.preprocessor.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._end_requests()  # the engine's last message may have changed the state
 

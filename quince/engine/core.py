@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 from llguidance import LLMatcher
-from mlx.nn.layers.base import Module
 
 from quince.engine.batch import Batch
 from quince.engine.device import memory_budget
+from quince.engine.forward import Forward
 from quince.engine.grouping import DecodeGroups
 from quince.engine.kv_layout import KVQuantization
+from quince.engine.media import keyed_token_ids, problem
 from quince.engine.memory import KVMemory
 from quince.engine.messages import AddRequest, EngineStats, Output
 from quince.engine.model_runner import ModelRunner
@@ -44,19 +45,19 @@ class CoreConfig:
     kv_quantization: KVQuantization | None = None
 
 
-def make_core(model: Module, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig) -> EngineCore:
+def make_core(forward: Forward, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig) -> EngineCore:
     """An engine for this model, within what its code can do (see support.py). Raises ModelLoadError if there is no
     memory for its caches."""
-    support, quantization = probe(model, vocab_size), config.kv_quantization
+    support, quantization = probe(forward, vocab_size), config.kv_quantization
     if quantization is not None:
-        _check_quantization(model, vocab_size, quantization, support.mask_axes)
-    costs = measure(model, vocab_size, quantization)
+        _check_quantization(forward, vocab_size, quantization, support.mask_axes)
+    costs = measure(forward, vocab_size, quantization)
     chunk = config.prefill_chunk_size
     runner = ModelRunner(
-        model, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes, quantization=quantization
+        forward, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes, quantization=quantization
     )
     pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds)
-    memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config), max_width=chunk)
+    memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config, forward.reserved_bytes), max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
@@ -74,12 +75,12 @@ def make_core(model: Module, vocab_size: int, grammars: GrammarCompiler, config:
         memory=memory,
         groups=DecodeGroups(max_padding=costs.padding_tokens),
     )
-    return EngineCore(scheduler, runner, pacer, grammars)
+    return EngineCore(scheduler, runner, forward, pacer, grammars)
 
 
-def _check_quantization(model: Module, vocab_size: int, quantization: KVQuantization, mask_axes: int) -> None:
+def _check_quantization(forward: Forward, vocab_size: int, quantization: KVQuantization, mask_axes: int) -> None:
     try:
-        error = quantization_error(model, vocab_size, quantization, mask_axes)
+        error = quantization_error(forward, vocab_size, quantization, mask_axes)
     except ValueError as reason:
         bits, group_size = quantization
         raise ModelLoadError(
@@ -88,12 +89,12 @@ def _check_quantization(model: Module, vocab_size: int, quantization: KVQuantiza
     logger.info("keys and values in %d bits move the logits by %.2g %% of their size", quantization.bits, 100 * error)
 
 
-def _kv_bytes(costs: Costs, config: CoreConfig) -> int:
+def _kv_bytes(costs: Costs, config: CoreConfig, reserved: int) -> int:
     """What weights and forward passes leave for keys and values."""
     budget = memory_budget() if config.memory_bytes is None else config.memory_bytes
     mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
     free = budget - mx.get_active_memory()
-    room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4)
+    room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4) - reserved
     if room <= 0:
         raise ModelLoadError(
             f"the model takes {mx.get_active_memory() / 2**20:.0f} MiB, which leaves nothing of the engine's "
@@ -106,13 +107,22 @@ class EngineCore:
     """Drives one model. Every method is called by the engine thread, which owns MLX."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: ModelRunner, pacer: PrefillPacer, grammars: GrammarCompiler
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        forward: Forward,
+        pacer: PrefillPacer,
+        grammars: GrammarCompiler,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self._forward = forward
         self._pacer = pacer
         self._grammars = grammars
         self._compiling: dict[str, tuple[Request, Future[LLMatcher]]] = {}
+        self._media_ends: dict[str, int] = {}  # where the last image of an open request's prompt ends, in tokens
+        self._encoding: dict[str, Request] = {}  # those whose images are not all encoded yet, the first to come first
+        self._encoded = False  # whether this step's time is not the batch's alone
         self._launched: Batch | None = None  # the step that is computing, and since when
         self._launched_at = 0.0
         self._steps = 0
@@ -120,13 +130,41 @@ class EngineCore:
         self._generation_tokens = 0
 
     def add(self, message: AddRequest) -> None:
-        request = Request(message.request_id, message.prompt_token_ids, message.sampling, message.boundaries)
+        token_ids = keyed_token_ids(message.prompt_token_ids, message.media)
+        # The next question about an image parts from this one behind it.
+        boundaries = sorted(
+            [*message.boundaries, *(start + count for one in message.media for start, count in one.runs[-1:])]
+        )
+        request = Request(message.request_id, token_ids, message.sampling, boundaries)
+        if message.media and not self._take_media(message, request):
+            return
         if request.sampling.grammar is not None:
             self._compiling[request.request_id] = (request, self._grammars.compile(request.sampling))
             return
         if request.sampling.thinking is not None:
             self.runner.constrain(request.request_id, Constraint(None, request.sampling.thinking))
-        self.scheduler.add(request)
+        self._enqueue(request)
+
+    def _take_media(self, message: AddRequest, request: Request) -> bool:
+        """Read what came with the request; False if it is refused."""
+        try:
+            if reason := problem(message.prompt_token_ids, message.media):
+                raise ValueError(reason)
+            self._forward.add(message)
+        except (ValueError, OSError) as error:
+            logger.error("%s: its images cannot be used: %s", request.request_id, error)
+            self.scheduler.refuse(request, "its images cannot be used")
+            return False
+        start, length = message.media[-1].runs[-1]
+        self._media_ends[request.request_id] = start + length
+        return True
+
+    def _enqueue(self, request: Request) -> None:
+        """Wait for a row; before, with images, for the vision tower."""
+        if request.request_id in self._media_ends:
+            self._encoding[request.request_id] = request
+        else:
+            self.scheduler.add(request)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
@@ -134,6 +172,8 @@ class EngineCore:
                 request, future = self._compiling.pop(request_id)
                 future.cancel()
                 self.scheduler.add(request)
+            elif request_id in self._encoding:
+                self.scheduler.add(self._encoding.pop(request_id))
             self.scheduler.abort([request_id])
 
     def is_compiling(self) -> bool:
@@ -141,10 +181,12 @@ class EngineCore:
         return bool(self._compiling)
 
     def has_work(self) -> bool:
-        return self.scheduler.has_work() or any(matcher.done() for _, matcher in self._compiling.values())
+        compiled = any(matcher.done() for _, matcher in self._compiling.values())
+        return compiled or bool(self._encoding) or self.scheduler.has_work()
 
     def step(self) -> list[Output]:
         self._take_compiled()
+        self._encode()
         batch = self.scheduler.schedule()
         tokens = self.runner.run(batch)
         self._pace(batch)
@@ -164,7 +206,7 @@ class EngineCore:
     def stats(self, *, active_memory: int = 0, peak_memory: int = 0) -> EngineStats:
         return EngineStats(
             running=self.scheduler.num_running,
-            waiting=self.scheduler.num_waiting + len(self._compiling),
+            waiting=self.scheduler.num_waiting + len(self._compiling) + len(self._encoding),
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
@@ -174,6 +216,7 @@ class EngineCore:
             cache_hits=self.scheduler.cache_hits,
             cache_bytes=self.scheduler.prefix_cache.nbytes,
             preemptions=self.scheduler.preemptions,
+            encoded_media=self._forward.encoded_media,
             kv_bytes=self.scheduler.row_bytes,
             kv_limit=self.scheduler.memory.max_bytes,
         )
@@ -189,17 +232,40 @@ class EngineCore:
                 self.scheduler.refuse(request, f"the grammar cannot be compiled: {error}")
                 continue
             self.runner.constrain(request_id, Constraint(future.result(), request.sampling.thinking))
-            self.scheduler.add(request)
+            self._enqueue(request)
+
+    def _encode(self) -> None:
+        """One image of the request that has waited longest goes through the vision tower, unless the prefix cache has
+        all that its images would be needed for. Running streams wait for that, so it is one in a step."""
+        self._encoded = False
+        if not self._encoding:
+            return
+        request_id, request = next(iter(self._encoding.items()))
+        try:
+            if self.scheduler.num_cached(request) < self._media_ends[request_id]:
+                self._encoded = True
+                if not self._forward.encode(request_id):
+                    return
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:  # whatever the model's code stumbles over
+            logger.exception("an image could not be encoded")
+            del self._encoding[request_id]
+            self.scheduler.refuse(request, f"the model cannot take the images: {error}")
+            return
+        del self._encoding[request_id]
+        self.scheduler.add(request)
 
     def _release(self, outputs: Iterable[Output]) -> None:
         for output in outputs:
             if output.finish_reason is not None:
                 self.runner.release(output.request_id)
+                self._media_ends.pop(output.request_id, None)
 
     def _pace(self, batch: Batch) -> None:
         """``run`` has just started this batch, having waited for the one before: tell how long that one took."""
         now = time.perf_counter()
         before, seconds = self._launched, now - self._launched_at
+        if self._encoded:
+            before = None  # the vision tower's time is no prompt token's
         if before is not None and before.prefill:
             decoding = before.decoding > 0
             self._pacer.observe_prefill(before.prefill_shape, before.prefill_size, seconds, decoding=decoding)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
-from mlx.nn.layers.base import Module
 
 from quince.engine.batch import DecodeRow
 from quince.engine.batch_cache import BatchCache, RowChange
+from quince.engine.forward import Forward
 from quince.engine.penalties import RowHistory
 from quince.engine.sampler import Sampled, Sampler
 from quince.sampling import SamplingParams
@@ -68,11 +68,11 @@ class DecodeGroup:
         self.rows = [rows[number] for number in change.order]
         self._rows_changed = True
 
-    def forward(self, model: Module) -> mx.array:
+    def forward(self, model: Forward) -> mx.array:
         """Logits [rows, vocabulary] after one more token of every row."""
         inputs = self._gather_inputs()
         self.cache.begin(1)
-        logits: mx.array = model(inputs[:, None], cache=self.cache.layers)[:, -1, :]
+        logits = model.logits(inputs[:, None], self.cache, [row.request_id for row in self.rows])[:, -1, :]
         self.cache.commit()
         return logits
 

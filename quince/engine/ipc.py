@@ -1,4 +1,4 @@
-"""The wire between the API process and one engine process: msgpack over a ZeroMQ PAIR on a Unix socket.
+"""The wire between the API process and one process of a model: msgpack over a ZeroMQ PAIR on a Unix socket.
 
 The socket lives in a directory that only its owner can enter (mode 0700), so nobody else can speak to an engine.
 """
@@ -11,12 +11,17 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from quince.engine.media_messages import FromPreprocessor, ToPreprocessor
 from quince.engine.messages import FromEngine, ToEngine
+
+Received = TypeVar("Received")
+Sent = TypeVar("Sent")
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -43,15 +48,15 @@ def remove_socket(address: str) -> None:
         path.parent.rmdir()
 
 
-class EngineSocket:
-    """The engine's end: blocking, used by the engine thread alone, but for ``wake``."""
+class ChildSocket(Generic[Received, Sent]):
+    """The child process's end: blocking, used by one thread alone, but for ``wake``."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, decoder: msgspec.msgpack.Decoder[Received]) -> None:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.connect(address)
-        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+        self._decoder = decoder
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         self._poller = zmq.Poller()
@@ -63,10 +68,10 @@ class EngineSocket:
         with contextlib.suppress(BlockingIOError):  # full: awake already
             os.write(self._wake_writer, b"!")
 
-    def receive(self, *, wait: bool, timeout: float | None = None) -> list[ToEngine]:
+    def receive(self, *, wait: bool, timeout: float | None = None) -> list[Received]:
         """Every message that has arrived; with ``wait``, sleep until there is one, somebody wakes it or ``timeout``
         seconds are over."""
-        messages: list[ToEngine] = []
+        messages: list[Received] = []
         if wait:
             ready = dict(self._poller.poll(None if timeout is None else int(1000 * timeout)))
             if self._wake_reader in ready:
@@ -75,10 +80,10 @@ class EngineSocket:
             messages.append(self._decoder.decode(self._socket.recv()))
         return messages
 
-    def send(self, message: FromEngine) -> None:
+    def send(self, message: Sent) -> None:
         self._socket.send(_encoder.encode(message))
 
-    def __enter__(self) -> EngineSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -90,10 +95,20 @@ class EngineSocket:
         os.close(self._wake_writer)
 
 
-class ClientSocket:
-    """The API process's end: asynchronous, bound before the engine starts."""
-
+class EngineSocket(ChildSocket[ToEngine, FromEngine]):
     def __init__(self, address: str) -> None:
+        super().__init__(address, msgspec.msgpack.Decoder(ToEngine))
+
+
+class PreprocessorSocket(ChildSocket[ToPreprocessor, FromPreprocessor]):
+    def __init__(self, address: str) -> None:
+        super().__init__(address, msgspec.msgpack.Decoder(ToPreprocessor))
+
+
+class ParentSocket(Generic[Received, Sent]):
+    """The API process's end: asynchronous, bound before the child starts."""
+
+    def __init__(self, address: str, decoder: msgspec.msgpack.Decoder[Received]) -> None:
         """Raises OSError if the socket cannot be made."""
         self._context = zmq.asyncio.Context()
         try:
@@ -103,16 +118,26 @@ class ClientSocket:
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise OSError(error.errno, f"{address}: {error}") from error
-        self._decoder = msgspec.msgpack.Decoder(FromEngine)
+        self._decoder = decoder
 
-    async def receive(self) -> FromEngine:
-        message: FromEngine = self._decoder.decode(await self._socket.recv())
+    async def receive(self) -> Received:
+        message: Received = self._decoder.decode(await self._socket.recv())
         return message
 
-    def send(self, message: ToEngine) -> None:
+    def send(self, message: Sent) -> None:
         """Hand the message over without waiting: what is on its way is bounded by the requests that are open."""
         self._socket.send(_encoder.encode(message))
 
     def close(self) -> None:
         self._socket.close()
         self._context.term()
+
+
+class ClientSocket(ParentSocket[FromEngine, ToEngine]):
+    def __init__(self, address: str) -> None:
+        super().__init__(address, msgspec.msgpack.Decoder(FromEngine))
+
+
+class PreprocessorClientSocket(ParentSocket[FromPreprocessor, ToPreprocessor]):
+    def __init__(self, address: str) -> None:
+        super().__init__(address, msgspec.msgpack.Decoder(FromPreprocessor))

@@ -348,6 +348,11 @@ class RowKVCache:
         return max(self._positions.lengths, default=0)
 
     @property
+    def _idx(self) -> int:
+        """What mlx-vlm's models ask a batch's cache for instead of waiting for its offset to be computed."""
+        return self.size()
+
+    @property
     def state(self) -> list[mx.array]:
         return self._buffers
 

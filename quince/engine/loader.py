@@ -38,13 +38,17 @@ def load(path: Path, *, max_model_len: int | None, adapter: Path | None = None) 
     if adapter is not None:
         _adapt(model, adapter)
     text_config = {**config, **config.get("text_config", {})}
-    own_len = int(text_config.get("max_position_embeddings") or DEFAULT_MAX_MODEL_LEN)
     return LoadedModel(
         model=model,
         model_type=str(config["model_type"]),
         vocab_size=_vocab_size(model, text_config),
-        max_model_len=own_len if max_model_len is None else max_model_len,
+        max_model_len=context_length(text_config) if max_model_len is None else max_model_len,
     )
+
+
+def context_length(text_config: dict[str, Any]) -> int:
+    """As the model's files say it."""
+    return int(text_config.get("max_position_embeddings") or DEFAULT_MAX_MODEL_LEN)
 
 
 def _adapt(model: Module, adapter: Path) -> None:

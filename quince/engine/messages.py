@@ -26,7 +26,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine process needs to start. ``model_path`` and ``adapter_path`` are local directories.
 
     ``memory_bytes`` (None: what the device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none;
-    None: a share). ``kv_bits`` (None: as the model computes them) hold each number of keys and values.
+    None: a share). ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
+    model is one of mlx-vlm's.
     """
 
     address: str
@@ -40,6 +41,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_bits: int | None = None
     kv_group_size: int = 64
     task: Task = Task.GENERATE
+    vision: bool = False
 
 
 class FinishReason(enum.Enum):
@@ -49,14 +51,38 @@ class FinishReason(enum.Enum):
     ERROR = "error"
 
 
+class MediaArray(msgspec.Struct, frozen=True, array_like=True):
+    """An argument of the model, by its name there: an array in NumPy's format, in the file ``path`` or, if it is small,
+    in ``data``."""
+
+    name: str
+    path: str = ""
+    data: bytes = b""
+
+
+class MediaInput(msgspec.Struct, frozen=True, array_like=True):
+    """An image or a video of a prompt, as the model's processor prepared it.
+
+    ``key`` names the content: with equal keys the model sees the same. ``runs``, (first position, count), are the
+    tokens that stand for it, in ascending order; each of them is ``token_id``. Who sends it keeps the files until the
+    request has ended.
+    """
+
+    key: str
+    token_id: int
+    runs: list[tuple[int, int]]
+    arrays: list[MediaArray]
+
+
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):
     """``boundaries``: positions in the prompt, in tokens, where messages end. Other requests may part there, so they
-    are good places to resume from; they never change an answer."""
+    are good places to resume from; they never change an answer. ``media`` come in the order of the prompt."""
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     boundaries: list[int] = []
+    media: list[MediaInput] = []
 
 
 class PoolInput(msgspec.Struct, frozen=True, array_like=True):
@@ -146,6 +172,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
     ``cache_bytes`` is what it holds, ``kv_bytes`` what the running requests' keys and values take besides, of the
     ``kv_limit`` that both share. ``preemptions``: how often a request had to give up its row for a while.
+    ``encoded_media``: images and videos that went through the vision tower.
     """
 
     running: int = 0
@@ -161,6 +188,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     preemptions: int = 0
     kv_bytes: int = 0
     kv_limit: int = 0
+    encoded_media: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

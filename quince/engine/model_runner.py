@@ -16,7 +16,6 @@ from typing import cast
 
 import mlx.core as mx
 import msgspec
-from mlx.nn.layers.base import Module
 
 from quince.engine.batch import (
     Batch,
@@ -32,6 +31,7 @@ from quince.engine.batch import (
 )
 from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.decode_group import DecodeGroup
+from quince.engine.forward import Forward
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.sampler import Sampled
 from quince.engine.snapshots import SnapshotStore
@@ -94,7 +94,7 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: Module,
+        forward: Forward,
         vocab_size: int,
         *,
         prefill_chunk_size: int,
@@ -102,7 +102,7 @@ class ModelRunner:
         quantization: KVQuantization | None = None,
     ) -> None:
         self.store = SnapshotStore()
-        self._model = model
+        self._forward = forward
         self._vocab_size = vocab_size
         self._constraints: dict[str, Constraint] = {}
         self._mask_axes = mask_axes
@@ -141,6 +141,7 @@ class ModelRunner:
     def release(self, request_id: str) -> None:
         """The request is finished."""
         self._constraints.pop(request_id, None)
+        self._forward.release(request_id)
 
     def release_memory(self) -> None:
         """Give MLX's pooled buffers back to the system; for when there is nothing to do."""
@@ -190,7 +191,7 @@ class ModelRunner:
 
     def _new_cache(self, *, max_width: int, expected_length: int = 0) -> BatchCache:
         return BatchCache(
-            self._model,
+            self._forward,
             max_width=max_width,
             expected_length=expected_length,
             mask_axes=self._mask_axes,
@@ -223,7 +224,7 @@ class ModelRunner:
 
     def _decode(self, group: DecodeGroup) -> _Part:
         part = _Part(group, [row.request_id for row in group.rows], [row.sampling for row in group.rows])
-        logits = group.forward(self._model)
+        logits = group.forward(self._forward)
         if self._constraints and any(request_id in self._constraints for request_id in part.request_ids):
             part.logits = logits
         else:
@@ -259,9 +260,8 @@ class ModelRunner:
         cache = prefill.cache
         counts = [len(chunk.token_ids) for chunk in chunks]
         width = max(counts)
-        tokens = mx.array([chunk.token_ids + [0] * (width - len(chunk.token_ids)) for chunk in chunks])
         cache.begin(width, counts if min(counts) < width else None)
-        self._model(tokens, cache=cache.layers)  # the logits are not evaluated, the caches are
+        self._forward.prefill(chunks, cache)  # the logits are not evaluated, the caches are
         cache.commit()
         arrays = cache.arrays()
         launched.prefilled = [*arrays, arrays[-1].flatten()[:1] * 1]  # the last is what to wait for

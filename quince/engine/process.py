@@ -99,14 +99,21 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     import mlx.core as mx
 
     from quince.engine.core import CoreConfig, make_core
+    from quince.engine.forward import Forward, TextForward
     from quince.engine.kv_layout import KVQuantization
     from quince.engine.loader import load
     from quince.engine.structured import GrammarCompiler
+    from quince.engine.vision import VisionForward, feature_bytes
+    from quince.engine.vision_loader import load_vision
 
     adapter = None if config.adapter_path is None else Path(config.adapter_path)
-    loaded = load(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
+    load_model = load_vision if config.vision else load
+    loaded = load_model(Path(config.model_path), max_model_len=config.max_model_len, adapter=adapter)
+    forward: Forward = TextForward(loaded.model)
+    if config.vision:
+        forward = VisionForward(loaded.model, feature_bytes=feature_bytes(config.memory_bytes))
     core = make_core(
-        loaded.model,
+        forward,
         loaded.vocab_size,
         GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, wake),
         CoreConfig(
@@ -133,8 +140,6 @@ def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
     from quince.engine.pooling_model import load
     from quince.engine.pooling_runner import PoolingRunner
 
-    if config.adapter_path is not None:
-        raise ModelLoadError("--adapter is for models that write; this one is for embedding or reranking")
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
     core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=config.prefill_chunk_size)
     return core, Ready(

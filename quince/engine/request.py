@@ -51,7 +51,8 @@ class Request:
     steps were handed to the runner; ``output_token_ids`` came back, one fewer while a step is in flight. So a row that
     decodes holds the keys and values of all tokens that are known.
 
-    ``boundaries`` are positions in the prompt where messages end; ``number`` counts requests as they arrive.
+    ``boundaries`` are positions in the prompt where messages end; ``number`` counts requests as they arrive. Tokens of
+    images and videos have ids below zero (see media.py).
     """
 
     request_id: str

@@ -192,7 +192,7 @@ class Scheduler:
             request.input_token_ids[-1],
             sampling,
             group,
-            request.prompt_token_ids if sampling.repetition_penalty != 1 else [],
+            [token for token in request.prompt_token_ids if token >= 0] if sampling.repetition_penalty != 1 else [],
             request.output_token_ids.copy(),
         )
 
@@ -264,6 +264,10 @@ class Scheduler:
                 lanes.append(lane)
             if lane is not None and work > 0:
                 lane.add(request)
+
+    def num_cached(self, request: Request) -> int:
+        """How much of a waiting request's prompt the prefix cache has now, in tokens."""
+        return self._match(request).length
 
     def _match(self, request: Request) -> Match:
         """What the prefix cache has of the request; looked up again when the cache has changed."""

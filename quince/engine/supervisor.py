@@ -1,4 +1,4 @@
-"""Starts, watches and ends one engine process from the API process.
+"""Starts, watches and ends one process of a model, its engine or its preprocessor, from the API process.
 
 Its stderr is logged line by line, and the last lines are kept: a dead child's last words reach the user.
 """
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import msgspec
 
 from quince import children, logs
-from quince.engine.messages import EngineConfig
 
 logger = logging.getLogger("quince.engine")
 
@@ -28,17 +27,21 @@ _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING",
 
 
 class ChildProcess:
-    """One life of an engine process. ``command`` reads an EngineConfig from its stdin and ends when that closes."""
+    """One life of a process. ``command`` reads its configuration from its stdin, as a line of JSON, and ends when that
+    closes."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, name: str, role: str) -> None:
         self._process = process
         self._name = name
+        self._role = role
         self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS_LINES)
-        self._reader = asyncio.create_task(self._read_stderr(), name=f"engine-{process.pid}-stderr")
+        self._reader = asyncio.create_task(self._read_stderr(), name=f"{role}-{process.pid}-stderr")
 
     @classmethod
-    async def start(cls, config: EngineConfig, command: Sequence[str], name: str) -> ChildProcess:
-        """``name`` is the model's, for the log."""
+    async def start(
+        cls, config: msgspec.Struct, command: Sequence[str], name: str, role: str = "engine"
+    ) -> ChildProcess:
+        """``name`` is the model's, for the log; ``role`` what the process is to it."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -47,7 +50,7 @@ class ChildProcess:
             env={**ENGINE_ENVIRONMENT, **os.environ},
             start_new_session=True,  # a terminal's Ctrl-C is for the API process, which drains first
         )
-        child = cls(process, name)
+        child = cls(process, name, role)
         assert process.stdin is not None
         # A child that dies at once is seen by wait(), not here.
         with contextlib.suppress(ConnectionError):
@@ -66,7 +69,7 @@ class ChildProcess:
             await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         last = self._last_words[-1] if self._last_words else ""
-        return f"the engine process {how}" + (f": {last}" if last else "")
+        return f"the {self._role} process {how}" + (f": {last}" if last else "")
 
     async def stop(self) -> None:
         """Close its stdin, which ends it; kill it if that does not."""
@@ -92,7 +95,7 @@ class ChildProcess:
         async for line in _lines(self._process.stderr):
             self._last_words.append(line)
             level, text = _split_level(line)
-            logs.event(logger, level, text, model=self._name, engine=self.pid)
+            logs.event(logger, level, text, model=self._name, **{self._role: self.pid})
 
 
 def _split_level(line: str) -> tuple[int, str]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from random import Random
 
 import mlx.core as mx
-from mlx.nn.layers.base import Module
 
+from quince.engine.batch import PrefillChunk
 from quince.engine.batch_cache import BatchCache, RowChange
+from quince.engine.forward import Forward
 from quince.engine.kv_layout import COLUMN_STEP, KVLayout, KVQuantization
 
 # Very different lengths, so that padding that leaks in is most of what the shorter row has seen.
@@ -38,13 +39,13 @@ class Support:
     mask_axes: int = 4
 
 
-def probe(model: Module, vocab_size: int) -> Support:
+def probe(forward: Forward, vocab_size: int) -> Support:
     """Compare two rows together with the same rows alone. Runs on the engine thread, before any request."""
     prompts = [_random_prompt(vocab_size, length) for length in (SHORT, LONG)]
-    expected = mx.concatenate([_next_logits(model, [prompt]) for prompt in prompts])
+    expected = mx.concatenate([_next_logits(forward, [prompt]) for prompt in prompts])
     for mask_axes in (4, 5):
-        if _agrees(model, prompts, expected, pad=False, mask_axes=mask_axes):
-            return Support(True, _agrees(model, prompts, expected, pad=True, mask_axes=mask_axes), mask_axes)
+        if _agrees(forward, prompts, expected, pad=False, mask_axes=mask_axes):
+            return Support(True, _agrees(forward, prompts, expected, pad=True, mask_axes=mask_axes), mask_axes)
     return Support(batches=False, pads=False)
 
 
@@ -59,13 +60,13 @@ class Costs:
     layout: KVLayout
 
 
-def quantization_error(model: Module, vocab_size: int, quantization: KVQuantization, mask_axes: int) -> float:
+def quantization_error(forward: Forward, vocab_size: int, quantization: KVQuantization, mask_axes: int) -> float:
     """How far quantised keys and values move the logits, relative to their size. Raises ValueError if the model's
     code or the size of its heads cannot do with them."""
     prompt = _random_prompt(vocab_size, LONG)
-    plain = _next_logits(model, [prompt], mask_axes=mask_axes)
+    plain = _next_logits(forward, [prompt], mask_axes=mask_axes)
     try:
-        logits = _next_logits(model, [prompt], mask_axes=mask_axes, quantization=quantization)
+        logits = _next_logits(forward, [prompt], mask_axes=mask_axes, quantization=quantization)
         error = float(mx.linalg.norm(logits - plain) / mx.linalg.norm(plain))
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error_in_model:
         raise ValueError(str(error_in_model)) from error_in_model
@@ -74,21 +75,21 @@ def quantization_error(model: Module, vocab_size: int, quantization: KVQuantizat
     return error
 
 
-def measure(model: Module, vocab_size: int, quantization: KVQuantization | None = None) -> Costs:
+def measure(forward: Forward, vocab_size: int, quantization: KVQuantization | None = None) -> Costs:
     """Each time is the second one, since kernels are compiled at the first."""
     prompt = _random_prompt(vocab_size, LONG)
     for _ in range(2):
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         started = time.perf_counter()
-        cache = _prefill(model, [prompt], mask_axes=4, quantization=quantization)
+        cache = _prefill(forward, [prompt], mask_axes=4, quantization=quantization)
         mx.eval(cache.arrays())
     token_memory = max(0, mx.get_peak_memory() - before - cache.nbytes) // LONG
     token_seconds = (time.perf_counter() - started) / (LONG - 1)
     for _ in range(3):
         started = time.perf_counter()
         cache.begin(1)
-        mx.eval(model(mx.array([prompt[-1:]]), cache=cache.layers), cache.arrays())
+        mx.eval(forward.logits(mx.array([prompt[-1:]]), cache), cache.arrays())
         cache.commit()
     pass_seconds = time.perf_counter() - started
     layout = cache.layout()
@@ -112,9 +113,9 @@ def _random_prompt(vocab_size: int, length: int) -> list[int]:
     return [random.randrange(vocab_size) for _ in range(length)]
 
 
-def _agrees(model: Module, prompts: list[list[int]], expected: mx.array, *, pad: bool, mask_axes: int) -> bool:
+def _agrees(forward: Forward, prompts: list[list[int]], expected: mx.array, *, pad: bool, mask_axes: int) -> bool:
     try:
-        logits = _next_logits(model, prompts, pad=pad, mask_axes=mask_axes)
+        logits = _next_logits(forward, prompts, pad=pad, mask_axes=mask_axes)
         error, size = mx.linalg.norm(logits - expected, axis=-1), mx.linalg.norm(expected, axis=-1)
         return not bool(mx.any(error > TOLERANCE * size + 1e-3))  # not a number tells nothing
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError):
@@ -122,7 +123,7 @@ def _agrees(model: Module, prompts: list[list[int]], expected: mx.array, *, pad:
 
 
 def _next_logits(
-    model: Module,
+    forward: Forward,
     prompts: list[list[int]],
     *,
     pad: bool = False,
@@ -130,26 +131,27 @@ def _next_logits(
     quantization: KVQuantization | None = None,
 ) -> mx.array:
     """The logits after each prompt, float32 [rows, vocabulary]: all but the last token prefilled, then one step."""
-    batch = BatchCache(model, max_width=1, mask_axes=mask_axes, quantization=quantization)
+    batch = BatchCache(forward, max_width=1, mask_axes=mask_axes, quantization=quantization)
     groups = [prompts] if pad else [[prompt] for prompt in prompts]
     prefilled = [
-        (_prefill(model, group, mask_axes, quantization), index) for group in groups for index in range(len(group))
+        (_prefill(forward, group, mask_axes, quantization), index) for group in groups for index in range(len(group))
     ]
     batch.change(RowChange.plan(0, [], len(prompts)), prefilled)
     batch.begin(1)
-    logits: mx.array = model(mx.array([[prompt[-1]] for prompt in prompts]), cache=batch.layers)[:, -1]
+    logits = forward.logits(mx.array([[prompt[-1]] for prompt in prompts]), batch)[:, -1]
     batch.commit()
     return logits.astype(mx.float32)
 
 
 def _prefill(
-    model: Module, prompts: list[list[int]], mask_axes: int, quantization: KVQuantization | None = None
+    forward: Forward, prompts: list[list[int]], mask_axes: int, quantization: KVQuantization | None = None
 ) -> BatchCache:
     counts = [len(prompt) - 1 for prompt in prompts]
     width = max(counts)
-    cache = BatchCache(model, max_width=width, mask_axes=mask_axes, quantization=quantization)
+    cache = BatchCache(forward, max_width=width, mask_axes=mask_axes, quantization=quantization)
     cache.add_empty_rows(len(prompts))
     cache.begin(width, counts if min(counts) < width else None)
-    model(mx.array([prompt[:-1] + [0] * (width + 1 - len(prompt)) for prompt in prompts]), cache=cache.layers)
+    chunks = [PrefillChunk("", prompt[:-1], 0, count) for prompt, count in zip(prompts, counts, strict=True)]
+    forward.prefill(chunks, cache)
     cache.commit()
     return cache

@@ -13,7 +13,7 @@ from quince.errors import InvalidModel
 from quince.models import safetensors_header
 from quince.models.model_type import ModelType
 from quince.models.safetensors_header import Header
-from quince.text.tokenizer import TOKENIZER_FILES, read_json
+from quince.text.tokenizer import TOKENIZER_FILES, processor_template, read_json
 
 WEIGHTS = "model*.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -112,7 +112,7 @@ def chat_template(path: Path) -> str | None:
     if isinstance(template, list):  # several, by name
         named = {_dict(one).get("name"): _dict(one).get("template") for one in template}
         template = named.get("default")
-    return template if isinstance(template, str) else None
+    return template if isinstance(template, str) else processor_template(path)
 
 
 def license_text(path: Path) -> str | None:

@@ -6,28 +6,50 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quince.config import ServeConfig
+from quince.config import ENV_PREFIX, ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
 from quince.engine.history import EngineHistory
 from quince.engine.ipc import SocketDirectory
+from quince.engine.media_messages import PreprocessorConfig
 from quince.engine.messages import EngineConfig, Task
+from quince.engine.preprocess import MediaPreprocessor
 from quince.engine.supervisor import ENGINE_COMMAND
+from quince.errors import UsageError
 from quince.models.model_type import ModelType
 from quince.models.store import StoredModel
 from quince.text import reasoning_parsers, tool_parsers
 from quince.text.chat import ChatPrompter
 from quince.text.embedding import TextEmbedder
 from quince.text.generation import SamplingDefaults, TextGenerator
+from quince.text.media import MediaLimits, MediaLoader
 from quince.text.prompts import Prompts
 from quince.text.reranking import TextReranker, pair_format
 from quince.text.tokenizer import Tokenizer, read_json
+from quince.text.vision import MediaReader
 
 TASKS = {
     ModelType.LLM: Task.GENERATE,
-    ModelType.VLM: Task.GENERATE,  # its text side
+    ModelType.VLM: Task.GENERATE,
     ModelType.EMBEDDING: Task.EMBED,
     ModelType.RERANKER: Task.SCORE,
 }
+# Settings for models that write. The others sample nothing and keep nothing between requests; what a pass of theirs
+# takes is bounded by prefill_chunk_size.
+_ONLY_FOR_WRITING = (
+    "adapter",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "memory_bytes",
+    "prefix_cache_bytes",
+    "kv_bits",
+    "kv_group_size",
+    "tool_parser",
+    "reasoning_parser",
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,19 @@ class LoadedModel:
         return self.service
 
 
+def check_settings(stored: StoredModel, config: ServeConfig) -> None:
+    """For a server of this model alone. Raises UsageError that names a setting which means nothing to it; what the
+    configuration file says for all models rests."""
+    if TASKS[stored.type] is Task.GENERATE:
+        return
+    for name in _ONLY_FOR_WRITING:
+        if name in config.named:
+            raise UsageError(
+                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is for models that write, "
+                f"and '{stored.name}' is of type {stored.type.value}"
+            )
+
+
 def make_engine(
     stored: StoredModel,
     config: ServeConfig,
@@ -89,6 +124,7 @@ def make_engine(
         kv_bits=config.kv_bits,
         kv_group_size=config.kv_group_size,
         task=TASKS[stored.type],
+        vision=stored.type is ModelType.VLM,
     )
     limits = EngineLimits(
         max_running_requests=config.max_running_requests,
@@ -96,7 +132,13 @@ def make_engine(
         queue_timeout=config.queue_timeout,
         engine_timeout=config.engine_timeout,
     )
-    return EngineClient(engine_config, limits, sockets, command, history)
+    preprocessor = None
+    if engine_config.vision:
+        reads = PreprocessorConfig(
+            address=f"{address}-media", model_path=str(stored.path), max_pixels=config.max_media_pixels
+        )
+        preprocessor = MediaPreprocessor(reads, sockets, timeout=config.engine_timeout)
+    return EngineClient(engine_config, limits, sockets, command, history, preprocessor)
 
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:
@@ -118,12 +160,27 @@ def _make_service(
     path = stored.path
     match TASKS[stored.type]:
         case Task.GENERATE:
-            return TextGenerator(engine, text.tokenizer, text.prompter, _sampling_defaults(path, config))
+            reader = None
+            if engine.preprocessor is not None:
+                reader = MediaReader(MediaLoader(media_limits(config)), engine.preprocessor)
+            return TextGenerator(engine, text.tokenizer, text.prompter, _sampling_defaults(path, config), reader)
         case Task.EMBED:
             lower_case = read_json(path / "sentence_bert_config.json").get("do_lower_case") is True
             return TextEmbedder(engine, text.tokenizer, Prompts.read(path), lower_case=lower_case)
         case Task.SCORE:
             return TextReranker(engine, text.tokenizer, pair_format(path, text.tokenizer))
+
+
+def media_limits(config: ServeConfig) -> MediaLimits:
+    return MediaLimits(
+        directories=tuple(map(Path, config.allowed_media_path)),
+        allow_private=config.allow_private_media,
+        max_bytes=config.max_media_bytes,
+        max_request_bytes=config.max_media_request_bytes,
+        max_items=config.max_media_items,
+        max_pixels=config.max_media_pixels,
+        timeout=config.media_timeout,
+    )
 
 
 def _prompter(tokenizer: Tokenizer, config: ServeConfig) -> ChatPrompter:

@@ -33,7 +33,7 @@ from quince.errors import (
     RepositoryNotFound,
 )
 from quince.models import memory
-from quince.models.loaded import LoadedModel, ModelText, make_engine, make_model
+from quince.models.loaded import LoadedModel, ModelText, check_settings, make_engine, make_model
 from quince.models.memory import gigabytes
 from quince.models.model_type import ModelType
 from quince.models.registry import ModelRegistry
@@ -56,11 +56,14 @@ class ModelManager:
     """Loads models on use and finds them for requests. Lifecycle: start, acquire ..., stop."""
 
     def __init__(self, config: ServeConfig, engine_command: Sequence[str] = ENGINE_COMMAND) -> None:
-        """Raises UsageError if ``config.model`` or ``config.preload`` names nothing that is there."""
+        """Raises UsageError if ``config.model`` or ``config.preload`` names nothing that is there, or a setting means
+        nothing to the only model."""
         self._config = config
         self._engine_command = engine_command
         self.store = ModelStore(config.home)
         self.registry = ModelRegistry(config, self.store)
+        if self.registry.only is not None:
+            check_settings(self.registry.only, config)
         self._preload = [self.registry.resolve(name) for name in config.preload]
         self._budget = memory.default_budget() if config.memory_budget is None else config.memory_budget
         self._slots: dict[str, Slot] = {}

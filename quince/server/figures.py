@@ -119,6 +119,7 @@ def _engine_figures(slot: Slot, engine: EngineClient) -> EngineFigures:
         cached_tokens=total.cached_tokens,
         cache_hits=total.cache_hits,
         preemptions=total.preemptions,
+        encoded_media=total.encoded_media,
         restarts=slot.history.restarts,
         deaths={death.value: count for death, count in slot.history.deaths.items()},
         cache_bytes=total.cache_bytes,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from quince.engine.messages import MediaInput
+from quince.engine.preprocess import PreparedMedia
 from quince.errors import InvalidRequest
 from quince.sampling import ThinkingBudget
 from quince.text import chat_template
@@ -15,6 +17,7 @@ from quince.text.parser import Parser, new_call_id
 from quince.text.reasoning_parsers import ReasoningFormat
 from quince.text.tokenizer import Tokenizer
 from quince.text.tool_parsers import Grammar, Tool, ToolFormat, chain
+from quince.text.vision import locate, place
 
 Message = dict[str, Any]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -88,6 +91,7 @@ class Prompt:
     visible_token_ids: frozenset[int] = frozenset()
     max_calls: int | None = None
     echo: str = ""
+    media: Sequence[MediaInput] = ()
     new_call_id: Callable[[str, int], str] = new_call_id
 
 
@@ -98,22 +102,36 @@ class ChatPrompter:
         self._tokenizer = tokenizer
         self._reasoning = reasoning
         self._tools = tools
+        self._as_parts = chat_template.wants_parts(tokenizer)
 
-    def prepare(self, messages: Sequence[Message], params: ChatParams, output_format: OutputFormat | None) -> Prompt:
-        """Raises InvalidRequest for what this model cannot do. May take long for long prompts and large schemas."""
+    def prepare(
+        self,
+        messages: Sequence[Message],
+        params: ChatParams,
+        output_format: OutputFormat | None,
+        media: Sequence[PreparedMedia] = (),
+    ) -> Prompt:
+        """``media`` is what the messages' placeholders stand for, in order. Raises InvalidRequest for what this model
+        cannot do. May take long for long prompts and large schemas."""
         if output_format is not None:
             output_format.check()
         tools = params.tools
         if tools is not None:
             self._check_tools(tools, beside_format=output_format is not None)
         definitions = None if tools is None else tools.definitions
-        text = chat_template.render(self._tokenizer, messages, self._template_kwargs(params), definitions)
+        text = chat_template.render(
+            self._tokenizer, messages, self._template_kwargs(params), definitions, as_parts=self._as_parts
+        )
+        if media:
+            text = place(text, media)
+        token_ids = self._tokenizer.encode_prompt(text)
         tail = text[-PROMPT_TAIL:]
         opened = self._reasoning is not None and self._reasoning.opened(tail)
         closed = self._reasoning is not None and self._reasoning.closed(tail)
         return Prompt(
-            token_ids=self._tokenizer.encode_prompt(text),
+            token_ids=token_ids,
             field="messages",
+            media=locate(token_ids, media) if media else (),
             grammar=self._grammar(tools, output_format, opened=None if closed else opened),
             thinking=None if closed else self._thinking_budget(params, opened=opened),
             make_parser=lambda: self._parser(tools, opened=opened),

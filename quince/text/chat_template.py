@@ -26,17 +26,38 @@ _TEMPLATE_FAILURES = (
     RecursionError,
 )
 
+_PROBE = "quince"
+
+
+def wants_parts(tokenizer: Tokenizer) -> bool:
+    """Whether the template shows text only as one of the parts of a message: some templates of models that see find
+    nothing in content that is a string, and do not say so."""
+
+    def shows(content: str | list[Message]) -> bool:
+        with contextlib.suppress(*_TEMPLATE_FAILURES):
+            return _PROBE in tokenizer.render_chat([{"role": "user", "content": content}], {})
+        return False
+
+    return bool(tokenizer.chat_template) and not shows(_PROBE) and shows(_parts(_PROBE))
+
 
 def render(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
     template_kwargs: dict[str, Any],
     tools: Sequence[dict[str, Any]] | None = None,
+    *,
+    as_parts: bool = False,
 ) -> str:
-    """Raises InvalidRequest if the model has no template or its template refuses the conversation."""
+    """``as_parts`` is what ``wants_parts`` says.
+
+    Raises InvalidRequest if the model has no template or its template refuses the conversation.
+    """
     if not tokenizer.chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
     conversation = normalise(messages)
+    if as_parts:
+        conversation = [{**message, "content": _parts(message["content"])} for message in conversation]
     try:
         return tokenizer.render_chat(conversation, template_kwargs, tools)
     except _TEMPLATE_FAILURES as error:
@@ -50,14 +71,14 @@ def render(
 def normalise(messages: Sequence[Message]) -> list[Message]:
     """One spelling for what clients spell in several ways: templates expect it.
 
-    ``content`` becomes a string (text parts joined, null empty), ``developer`` becomes ``system``, the arguments of
-    tool calls become objects. Calls without an id get one, and so do their results, which come in the order of the
-    calls; results are told the name of the function.
+    ``content`` becomes a string (text parts joined, null empty) unless there are images or videos in it, ``developer``
+    becomes ``system``, the arguments of tool calls become objects. Calls without an id get one, so do their results,
+    which come in the order of the calls; results are told the name of the function.
     """
     regular: list[Message] = []
     unanswered: dict[str, str] = {}  # names of the functions that were called, by the id of the call
     for number, message in enumerate(messages):
-        one = {**message, "content": _text(message.get("content"))}
+        one = {**message, "content": _content(message.get("content"))}
         if one["role"] == "developer":
             one["role"] = "system"
         if message.get("tool_calls"):
@@ -86,10 +107,18 @@ def _with_text_arguments(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def _text(content: str | list[Message] | None) -> str:
+def _content(content: str | list[Message] | None) -> str | list[Message]:
     if content is None or isinstance(content, str):
         return content or ""
+    if any(part["type"] != "text" for part in content):
+        return content
     return "".join(part["text"] for part in content)
+
+
+def _parts(content: str | list[Message]) -> list[Message]:
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
 
 
 def _tool_call(call: Message, new_id: str) -> Message:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quince.engine.client import ANSWER_MARK, EngineClient
 from quince.engine.messages import Ready
+from quince.engine.preprocess import PreparedMedia
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.metrics import AnswerRecord, current_request
 from quince.sampling import SamplingParams
 from quince.text.answer import Answer, AnswerRules
 from quince.text.chat import ChatParams, ChatPrompter, Message, Prompt
 from quince.text.events import Event, TextDelta
+from quince.text.media import MediaKind, MediaReference, check_kinds
 from quince.text.output_format import OutputFormat
 from quince.text.tokenizer import Tokenizer
+from quince.text.vision import KINDS, MediaReader
 
 # Prompts longer than this (in characters) are rendered and tokenized on a thread: shorter ones take less than a switch.
 LONG_PROMPT = 4000
@@ -70,31 +74,58 @@ class TextGenerator:
     """One model's text: its tokenizer in front of its engine."""
 
     def __init__(
-        self, engine: EngineClient, tokenizer: Tokenizer, prompter: ChatPrompter, defaults: SamplingDefaults
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        prompter: ChatPrompter,
+        defaults: SamplingDefaults,
+        media_reader: MediaReader | None = None,
     ) -> None:
+        """``media_reader``: None for a model that reads text only."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._prompter = prompter
         self._defaults = defaults
+        self._media_reader = media_reader
+
+    @property
+    def media_kinds(self) -> frozenset[MediaKind]:
+        """What this model takes besides text."""
+        return frozenset() if self._media_reader is None else KINDS
 
     async def chat(
-        self, request_id: str, messages: Sequence[Message], params: GenerationParams
+        self,
+        request_id: str,
+        messages: Sequence[Message],
+        params: GenerationParams,
+        media: Sequence[MediaReference] = (),
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Answer a conversation. Events come with the number of the answer that they belong to.
 
-        Closing the iterator aborts the request.
+        ``media`` is what the messages' placeholders stand for, in order. Closing the iterator aborts the request.
         """
+        check_kinds(media, self.media_kinds)
 
-        def prepare() -> Prompt:
-            return self._prompter.prepare(messages, params.chat, params.output_format)
+        def prepare(prepared: Sequence[PreparedMedia]) -> Prompt:
+            return self._prompter.prepare(messages, params.chat, params.output_format, prepared)
 
         size = sum(len(str(message)) for message in messages) + len(str(params.chat))
         names = _names(request_id, params.n)
         with current_request().answered_as(request_id), self._engine.admit(*names):
-            prompt = await maybe_on_thread(prepare, size + _format_size(params))
-            async with aclosing(self._answers(names, [prompt], params)) as events:
-                async for event in events:
-                    yield event
+            async with self._read(media) as prepared:
+                size += sum(one.tokens for one in prepared)
+                prompt = await maybe_on_thread(lambda: prepare(prepared), size + _format_size(params))
+                async with aclosing(self._answers(names, [prompt], params)) as events:
+                    async for event in events:
+                        yield event
+
+    @contextlib.asynccontextmanager
+    async def _read(self, media: Sequence[MediaReference]) -> AsyncIterator[list[PreparedMedia]]:
+        if self._media_reader is None or not media:
+            yield []
+            return
+        async with self._media_reader.read(media) as prepared:
+            yield prepared
 
     async def complete(
         self, request_id: str, prompts: Sequence[str | list[int]], params: GenerationParams
@@ -161,7 +192,8 @@ class TextGenerator:
         ends = set(self._tokenizer.eos_token_ids)
         boundaries = [index + 1 for index, token_id in enumerate(prompt.token_ids) if token_id in ends]
         with AnswerRecord(current_request(), number, len(prompt.token_ids)) as record:
-            async with aclosing(self._engine.generate(request_id, prompt.token_ids, sampling, boundaries)) as batches:
+            stream = self._engine.generate(request_id, prompt.token_ids, sampling, boundaries, prompt.media)
+            async with aclosing(stream) as batches:
                 echo = prompt.echo
                 async for outputs in batches:
                     if outputs[0].started:

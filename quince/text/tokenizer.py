@@ -38,6 +38,8 @@ class Tokenizer:
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
         self.eos_token_ids = _eos_token_ids(path, self._tokenizer.eos_token_id)
+        if not self._tokenizer.chat_template:
+            self._tokenizer.chat_template = processor_template(path)
         self.chat_template = _chat_template(self._tokenizer.chat_template)
         self.has_file = (path / "tokenizer.json").is_file()
         self.vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
@@ -154,6 +156,15 @@ class Tokenizer:
     def detokenizer(self, visible_token_ids: Collection[int] = ()) -> Detokenizer:
         """``visible_token_ids``: special tokens that are text all the same."""
         return Detokenizer(self._tokenizer.backend_tokenizer, self._hidden_token_ids, visible_token_ids)
+
+
+def processor_template(path: Path) -> str | None:
+    """The template that older models with a processor (of images, say) keep in its files."""
+    for name in ("chat_template.json", "processor_config.json"):
+        template = read_json(path / name).get("chat_template")
+        if isinstance(template, str):
+            return template
+    return None
 
 
 def _chat_template(template: str | dict[str, str] | None) -> str | None:

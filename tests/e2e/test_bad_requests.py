@@ -263,11 +263,6 @@ def test_wrong_messages(server: ServerProcess, messages: Any) -> None:
         assert (error["param"] or "").startswith("messages")
 
 
-def test_an_image_is_refused_by_its_name(server: ServerProcess) -> None:
-    messages = [{"role": "user", "content": [IMAGE]}]
-    assert "image" in assert_error_shape(server.post(CHAT, chat_body(messages=messages)), 400)["message"]
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_a_prompt_of_60000_words(server: ServerProcess, path: str, stream: bool) -> None:

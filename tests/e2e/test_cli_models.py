@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from quince.models import description
+from tests.demo_models import DEMOS
 from tests.e2e.server_process import QUINCE, environment, is_alive, wait_for
 from tests.hub_server import HubServer
 from tests.models.conftest import write_model
@@ -95,7 +96,7 @@ def test_pull_list_show_alias_remove(cli: Cli) -> None:
     assert "downloading 100 %" in pulled.stderr, "without a terminal, progress is lines"
 
     listed = cli("list").stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["NAME", "quince-demo", "tiny"]
+    assert [line.split()[0] for line in listed.splitlines()] == ["NAME", *DEMOS, "tiny"]
     (model,) = (one for one in cli.json("list") if one["name"] == "tiny")
     assert (model["type"], model["repo_id"], model["license"]) == ("llm", REPO, "apache-2.0")
     assert model["size"] > 400_000 and model["context"] == 512
@@ -109,7 +110,7 @@ def test_pull_list_show_alias_remove(cli: Cli) -> None:
     assert {"alias": "little", "target": "tiny", "own": True} in cli.json("alias")
 
     assert cli("remove", "tiny").stdout == "removed tiny\n"
-    assert cli.names() == ["quince-demo"]
+    assert cli.names() == DEMOS
     assert not any(one["own"] for one in cli.json("alias"))
 
 
@@ -128,7 +129,7 @@ def test_a_model_that_is_quantised(cli: Cli) -> None:
     assert cli("pull", "quinces/demo").returncode == 0
     made = cli.json("quantize", "demo", "--bits", "4")
     assert (made["name"], made["bits"], made["group_size"]) == ("demo-4bit", 4, 64)
-    assert cli.names() == ["quince-demo", "demo", "demo-4bit", "demo-8bit"]
+    assert cli.names() == [*DEMOS, "demo", "demo-4bit", "demo-8bit"]
     assert_one_sentence(cli("quantize", "demo-4bit", "--bits", "4"), "already quantised")
 
 
@@ -175,7 +176,7 @@ def test_wrong_usage(cli: Cli, args: tuple[str, ...]) -> None:
 def test_a_wrong_token_and_a_network_that_is_down(cli: Cli) -> None:
     assert_one_sentence(cli("pull", REPO, HF_TOKEN="hf_wrong"), "token")
     assert_one_sentence(cli("pull", REPO, HF_ENDPOINT="http://127.0.0.1:9"), "cannot be reached")
-    assert cli.names() == ["quince-demo"]
+    assert cli.names() == DEMOS
 
 
 def test_an_unexpected_error_is_a_sentence_too(cli: Cli) -> None:
@@ -197,12 +198,12 @@ def test_an_interrupted_pull_resumes(cli: Cli, number: signal.Signals) -> None:
     assert process.returncode == 1
     assert stderr.splitlines()[-1] == "quince: the pull was cancelled; what has come is kept for the next one"
     assert "Traceback" not in stderr
-    assert cli.names() == ["quince-demo"]
+    assert cli.names() == DEMOS
     assert [path.name for path in (cli.home / "models").glob("[!.]*")] == []
 
     repo.bytes_per_second = None
     assert cli("pull", REPO).returncode == 0
-    assert cli.names() == ["quince-demo", "tiny"]
+    assert cli.names() == [*DEMOS, "tiny"]
     last = [one for one in cli.hub.sent if one.name == WEIGHTS][-1]
     assert last.start > 100_000
     assert last.start + last.sent == len(repo.files[WEIGHTS])
@@ -217,7 +218,7 @@ def test_an_interrupted_conversion_leaves_no_process(cli: Cli, number: signal.Si
     _, stderr = process.communicate(timeout=5)
     assert process.returncode == -signal.SIGKILL or (process.returncode == 1 and "cancelled" in stderr)
     wait_for(lambda: not any(is_alive(child) for child in children), within=5, what="the converter has ended")
-    assert cli.names() == ["quince-demo"]
+    assert cli.names() == DEMOS
     assert cli("pull", "quinces/demo", "--quantize", "4").returncode == 0
     assert len([one for one in cli.hub.sent if one.name == WEIGHTS]) == 1, "the download was not lost"
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.demo_models import DEMOS
+
 MAX_SIZE = 12 * 2**20
 
 
@@ -35,8 +37,13 @@ def test_it_answers(demo: openai.OpenAI, question: str, answer: str) -> None:
     assert streamed == whole
 
 
-def test_it_is_the_default_and_the_only_one(demo: openai.OpenAI) -> None:
-    assert [model.id for model in demo.models.list()] == ["quince-demo"]
+def test_the_demo_models_are_what_there_is_and_chat_is_the_default(demo: openai.OpenAI) -> None:
+    assert [model.id for model in demo.models.list()] == DEMOS
+    assert DEMOS[0] == "quince-demo" and DEMOS[-2:] == ["quince-demo-embedding", "quince-demo-reranker"]
+    answer = demo.chat.completions.create(
+        model="default", messages=[{"role": "user", "content": "What is 2 + 3?"}], temperature=0
+    )
+    assert "5" in (answer.choices[0].message.content or "")
 
 
 def test_it_remembers_the_conversation(demo: openai.OpenAI) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from quince import config
@@ -42,7 +43,6 @@ REASONS = (
     "needs a GPU",
     "needs macOS",
     "needs pipx and uv, and the network",
-    "needs a model that sees",
     "takes minutes",
     "installs a service for whoever runs it",
 )
@@ -80,12 +80,13 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_repository(reader: Reader) -> None:
-    """The checkout is one, with a change that is not committed."""
+    """The checkout is one, with a change that is not committed, and a picture."""
     git = ["git", "-C", str(reader.checkout)]
     subprocess.run([*git, "init", "--quiet"], env=reader.env, check=True)
     (reader.checkout / "notes.txt").write_text("one\n")
     subprocess.run([*git, "add", "notes.txt"], env=reader.env, check=True)
     (reader.checkout / "notes.txt").write_text("one\ntwo\n")
+    Image.new("RGB", (64, 64), "red").save(reader.checkout / "photo.jpg")
 
 
 @pytest.mark.parametrize(

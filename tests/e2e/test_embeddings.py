@@ -114,6 +114,16 @@ def test_langchain(pooling: ServerProcess) -> None:
     np.testing.assert_allclose(embeddings.embed_query("a quince"), vectors(pooling, input="a quince")[0], atol=1e-6)
 
 
+def test_as_jinas_client(pooling: ServerProcess) -> None:
+    wishes = {"task": "text-matching", "normalized": True, "late_chunking": False, "dimensions": 8, "truncate": True}
+    plain = vectors(pooling, input=["a pear", "rain"], dimensions=8)
+    got = vectors(pooling, input=[{"text": "a pear"}, "rain"], embedding_type="float", **wishes)
+    np.testing.assert_array_equal(got, plain)
+    answer = pooling.post(PATH, {"model": "bert", "input": [{"text": "a pear"}], "embedding_type": "base64", **wishes})
+    (data,) = answer.json()["data"]
+    np.testing.assert_allclose(np.frombuffer(base64.b64decode(data["embedding"]), "<f4"), plain[0], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
@@ -128,6 +138,15 @@ def test_langchain(pooling: ServerProcess) -> None:
         ({"input": "x", "dimensions": 33}, "dimensions", "this model has 32"),
         ({"input": "x", "dimensions": 0}, "dimensions", ""),
         ({"input": "x", "encoding_format": "int8"}, "encoding_format", ""),
+        ({"input": "x", "embedding_type": "ubinary"}, "embedding_type", ""),
+        (
+            {"input": "x", "embedding_type": "float", "encoding_format": "base64"},
+            "embedding_type",
+            "cannot be combined",
+        ),
+        ({"input": "x", "normalized": False}, "normalized", ""),
+        ({"input": "x", "late_chunking": True}, "late_chunking", ""),
+        ({"input": [{"image": "x"}]}, "input", ""),
         ({"input": "x", "truncate": "START"}, "truncate", ""),
         ({"input": "x", "prompt_name": "query"}, "prompt_name", "it has none"),
         ({"input": "x", "instruction": "find"}, "instruction", "takes none"),

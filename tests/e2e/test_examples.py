@@ -13,8 +13,10 @@ from tests.e2e.server_process import ServerProcess, environment
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAID = {
     "openai_client.py": "Paris",
+    "rag.py": "with 'My dog is called Biscuit.': Your pet is called Biscuit.",
     "structured_output.py": "name='Tom' age=34 city='Lyon' languages=['French', 'German']",
     "tool_calls.py": "The temperature is 21 and the condition is sunny. The result is 68",
+    "vision.py": "The red circle is on the left.\nThe images differ: on the right there is a blue square",
 }
 
 

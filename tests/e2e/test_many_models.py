@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from quince.models.store import ModelStore
+from tests.demo_models import DEMOS
 from tests.e2e.helpers import assert_error_shape, chat_body, eventually, http_client, sse_events
 from tests.e2e.server_process import QUINCE, ServerProcess, environment, is_alive, wait_for
 from tests.hub_server import HubServer
@@ -265,8 +266,8 @@ def test_a_model_that_does_not_fit(start: Start) -> None:
 
 def test_models_are_listed_with_type_state_and_context(start: Start) -> None:
     server = start("one", "--ctx-size", "64")
-    first, second = server.get("/v1/models").json()["data"]
-    assert (first["id"], second["id"]) == ("quince-demo", "one")
+    *_, second = listed = server.get("/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == [*DEMOS, "one"]
     assert (second["type"], second["state"], second["max_model_len"]) == ("llm", "unloaded", 64)
     assert server.post(CHAT, chat_body(model="one")).status_code == 200
     one = server.get("/v1/models/one").json()

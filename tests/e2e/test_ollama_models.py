@@ -11,6 +11,7 @@ import httpx
 import ollama
 import pytest
 
+from tests.demo_models import DEMOS
 from tests.e2e.helpers import chat_body
 from tests.e2e.server_process import ServerProcess, wait_for
 from tests.hub_server import HubServer
@@ -45,7 +46,7 @@ def names(client: ollama.Client) -> list[str | None]:
 
 
 def test_pull_list_show_copy_delete(client: ollama.Client, many: ServerProcess) -> None:
-    assert names(client) == ["quince-demo"]
+    assert names(client) == DEMOS
 
     steps = list(client.pull(REPO, stream=True))
     assert steps[-1].status == "success"
@@ -53,7 +54,7 @@ def test_pull_list_show_copy_delete(client: ollama.Client, many: ServerProcess) 
     assert weights and weights[-1].completed == weights[-1].total > 0
     assert weights[-1].digest and weights[-1].digest.startswith("sha256:")
 
-    assert names(client) == ["quince-demo", NAME]
+    assert names(client) == [*DEMOS, NAME]
     (listed,) = (model for model in client.list().models if model.model == NAME)
     assert listed.size and listed.digest and listed.details and listed.modified_at
     assert listed.details.family == "qwen3"
@@ -67,15 +68,15 @@ def test_pull_list_show_copy_delete(client: ollama.Client, many: ServerProcess) 
     assert shown.modelfile and REPO in shown.modelfile
 
     assert client.copy(NAME, "copied").status == "success"
-    assert names(client) == ["quince-demo", "copied", NAME]
+    assert names(client) == [*DEMOS, "copied", NAME]
     assert client.delete(NAME).status == "success"
-    assert names(client) == ["quince-demo", "copied"]
+    assert names(client) == [*DEMOS, "copied"]
     answer = many.post("/v1/chat/completions", chat_body(model="copied", max_tokens=3))
     assert answer.status_code == 200, answer.text
     assert [model.model for model in client.ps().models] == ["copied"]
     assert client.delete("copied:latest").status == "success"
     wait_for(lambda: not client.ps().models, within=5, what="the deleted model is unloaded")
-    assert names(client) == ["quince-demo"]
+    assert names(client) == DEMOS
 
 
 def test_ps(client: ollama.Client, many: ServerProcess) -> None:
@@ -108,7 +109,7 @@ def test_a_pull_of_what_is_not_there(client: ollama.Client, name: str, said: str
             list(result)
     assert said in refused.value.error
     assert refused.value.status_code == 404
-    assert names(client) == ["quince-demo"]
+    assert names(client) == DEMOS
 
 
 def test_a_pull_that_breaks_on_the_way(client: ollama.Client, hub: HubServer) -> None:
@@ -117,7 +118,7 @@ def test_a_pull_that_breaks_on_the_way(client: ollama.Client, hub: HubServer) ->
     with pytest.raises(ollama.ResponseError, match="checksum"):
         for step in client.pull(REPO, stream=True):
             assert step.status != "success"
-    assert names(client) == ["quince-demo"]
+    assert names(client) == DEMOS
 
 
 def test_a_client_that_leaves_ends_its_pull(client: ollama.Client, hub: HubServer, many: ServerProcess) -> None:
@@ -129,7 +130,7 @@ def test_a_client_that_leaves_ends_its_pull(client: ollama.Client, hub: HubServe
     before = wait_for(lambda: hub.bytes_sent("model.safetensors"), within=5, what="the transfer has ended")
     assert before < len(hub.repos[REPO].files["model.safetensors"])
     time.sleep(0.3)
-    assert names(client) == ["quince-demo"]
+    assert names(client) == DEMOS
     hub.repos[REPO].bytes_per_second = None
     assert client.pull(REPO).status == "success"
     assert hub.sent[-1].start > 0 or any(one.start > 0 for one in hub.sent), "it went on"

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests import pooling_models
 from tests.e2e.helpers import assert_error_shape, chat_body, eventually, http_client
 from tests.e2e.pooling_server import pooling_server
-from tests.e2e.server_process import ServerProcess, wait_for
+from tests.e2e.server_process import QUINCE, ServerProcess, environment, wait_for
 
 PATH = "/v1/embeddings"
 CLIENTS = 64
@@ -170,13 +170,16 @@ async def test_what_a_pooling_model_does_is_counted(pooling: ServerProcess) -> N
         assert health["models"]["modernbert"]["state"] == "ready"
 
 
-def test_an_adapter_for_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
-    pooling_models.save("bert", tmp_path / "bert")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with ServerProcess(tmp_path / "log", str(tmp_path / "bert"), "--adapter", str(tmp_path / "adapter")) as server:
-
-        def said() -> bool:
-            return "--adapter is for models that write" in server.health().text
-
-        wait_for(said, within=30, what="/health says why")
+@pytest.mark.parametrize(
+    ("args", "env", "named"),
+    [
+        (("--adapter", "somewhere"), {}, "--adapter"),
+        (("--kv-bits", "8"), {}, "--kv-bits"),
+        ((), {"QUINCE_TEMPERATURE": "0.5"}, "QUINCE_TEMPERATURE"),
+    ],
+)
+def test_a_setting_for_models_that_write_is_refused(args: tuple[str, ...], env: dict[str, str], named: str) -> None:
+    command = [*QUINCE, "serve", "quince-demo-embedding", "--port", "0", *args]
+    ran = subprocess.run(command, env=environment(env), capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1 and len(ran.stderr.splitlines()) == 1
+    assert named in ran.stderr and "is for models that write" in ran.stderr and "of type embedding" in ran.stderr

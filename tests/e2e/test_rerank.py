@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import cohere
+import httpx
 import numpy as np
 import pytest
 
@@ -52,6 +54,19 @@ def test_as_coheres_client(pooling: ServerProcess, path: str) -> None:
     assert len(found["results"]) == len(DOCUMENTS)
     assert all(set(one) == {"index", "relevance_score"} for one in found["results"])
     assert found["id"] and found["meta"]["billed_units"] == {"search_units": 1}
+
+
+def test_coheres_own_clients(pooling: ServerProcess) -> None:
+    expected = rerank(pooling, top_n=3)["results"]
+    for kind in (cohere.ClientV2, cohere.Client):
+        with httpx.Client(trust_env=False) as http:
+            client = kind(api_key="none", base_url=pooling.base_url, httpx_client=http)
+            answer = client.rerank(model="xlm-roberta-reranker", query="which fruit", documents=DOCUMENTS, top_n=3)
+            with pytest.raises(cohere.NotFoundError, match="does not exist"):
+                client.rerank(model="nobody", query="which fruit", documents=DOCUMENTS)
+        got = [(one.index, one.relevance_score) for one in answer.results]
+        assert [index for index, _ in got] == [one["index"] for one in expected]
+        np.testing.assert_allclose([score for _, score in got], [one["relevance_score"] for one in expected], atol=1e-6)
 
 
 def test_long_documents_are_cut_if_asked_and_refused_if_not(pooling: ServerProcess) -> None:

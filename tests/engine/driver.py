@@ -11,6 +11,7 @@ from mlx.nn.layers.base import Module
 
 from quince.engine import core
 from quince.engine.core import CoreConfig, EngineCore
+from quince.engine.forward import Forward, TextForward
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
 from quince.engine.structured import GrammarCompiler
@@ -30,12 +31,13 @@ class Answer:
 
 
 def make_core(
-    model: Module,
+    model: Module | Forward,
     *,
     prefill_chunk_size: int = 64,
     prefix_cache_bytes: int = 0,
     kv_quantization: KVQuantization | None = None,
 ) -> EngineCore:
+    forward = TextForward(model) if isinstance(model, Module) else model
     grammars = GrammarCompiler(tokenizer_file(), VOCAB_SIZE)
     config = CoreConfig(
         max_running_requests=16,
@@ -44,7 +46,7 @@ def make_core(
         snapshot_interval=64,
         kv_quantization=kv_quantization,
     )
-    return core.make_core(model, VOCAB_SIZE, grammars, config)
+    return core.make_core(forward, VOCAB_SIZE, grammars, config)
 
 
 def run(
@@ -76,7 +78,7 @@ def run(
     raise AssertionError(f"not finished after {MAX_STEPS} steps")
 
 
-def run_alone(model: Module, request: AddRequest) -> Answer:
+def run_alone(model: Module | Forward, request: AddRequest) -> Answer:
     """Without the prefix cache, in an engine that has nothing else to do."""
     if _alone[0] is not model:
         _alone[:] = [model, make_core(model)]

@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from quince.engine import support
+from quince.engine.forward import TextForward
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.messages import AddRequest
 from quince.errors import ModelLoadError
@@ -48,7 +49,7 @@ def requests() -> list[AddRequest]:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_logits_stay_within_the_tolerance(model, bits: int) -> None:
-    error = support.quantization_error(model, tiny_models.VOCAB_SIZE, KVQuantization(bits, 32), 4)
+    error = support.quantization_error(TextForward(model), tiny_models.VOCAB_SIZE, KVQuantization(bits, 32), 4)
     assert 0 < error < TOLERANCE[bits]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from quince.engine.forward import TextForward
 from quince.engine.support import Support, probe
 from tests import tiny_models
 
@@ -14,7 +15,9 @@ ODD = {
 
 @pytest.mark.parametrize("name", sorted(tiny_models.CONFIGS))
 def test_what_each_family_can_do_is_found_out(name: str) -> None:
-    assert probe(tiny_models.build(name), tiny_models.VOCAB_SIZE) == ODD.get(name, Support(batches=True, pads=True))
+    assert probe(TextForward(tiny_models.build(name)), tiny_models.VOCAB_SIZE) == ODD.get(
+        name, Support(batches=True, pads=True)
+    )
 
 
 def test_a_state_without_a_batched_form_runs_alone() -> None:
@@ -38,11 +41,11 @@ def test_a_state_without_a_batched_form_runs_alone() -> None:
             return [OwnCache() for _ in self.layers]
 
     model.__class__ = Model
-    assert probe(model, tiny_models.VOCAB_SIZE) == Support(batches=False, pads=False)
+    assert probe(TextForward(model), tiny_models.VOCAB_SIZE) == Support(batches=False, pads=False)
 
 
 @pytest.mark.parametrize("scale", [0.0, float("nan")])
 def test_a_model_whose_logits_tell_nothing_is_taken_at_its_word(scale: float) -> None:
     model = tiny_models.build("qwen3")
     model.lm_head.weight = model.lm_head.weight * scale
-    assert probe(model, tiny_models.VOCAB_SIZE) == Support(batches=True, pads=True)
+    assert probe(TextForward(model), tiny_models.VOCAB_SIZE) == Support(batches=True, pads=True)

@@ -446,6 +446,35 @@ async def test_the_type_of_the_only_model_can_be_given(models: Models) -> None:
             await use(manager, "one")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adapter": "somewhere"},
+        {"max_tokens": 5},
+        {"temperature": 0.0},
+        {"top_p": 0.5},
+        {"top_k": 5},
+        {"memory_bytes": 2**30},
+        {"prefix_cache_bytes": 0},
+        {"kv_bits": 8},
+        {"kv_group_size": 64},
+        {"tool_parser": "none"},
+        {"reasoning_parser": "none"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_means_nothing_to_the_only_model_is_refused(models: Models, settings: dict[str, Any]) -> None:
+    (name,) = settings
+    home = models.store.directory.parent
+    for model in ("quince-demo-embedding", "quince-demo-reranker"):
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} .* is for models that write") as refused:
+            ModelManager(ServeConfig(home=home, model=model, named=frozenset(settings), **settings))
+        assert model in refused.value.message
+    ModelManager(ServeConfig(home=home, named=frozenset(settings), **settings))
+    ModelManager(ServeConfig(home=home, model="quince-demo", named=frozenset(settings), **settings))
+    ModelManager(ServeConfig(home=home, model="quince-demo-embedding", **settings))  # the configuration file's
+
+
 async def test_waiting_for_a_load_has_an_end(models: Models) -> None:
     models.add("one", "two")
     async with models.manager(max_loaded_models=1, queue_timeout=0.5) as manager, manager.acquire("one"):

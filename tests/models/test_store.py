@@ -13,6 +13,7 @@ from quince.models import description
 from quince.models.aliases import shipped
 from quince.models.model_type import ModelType
 from quince.models.store import ModelStore, Source, check_name
+from tests.demo_models import DEMOS
 from tests.models.conftest import DEMO, write_model, write_safetensors
 
 
@@ -41,8 +42,12 @@ def tiny(tmp_path: Path) -> Path:
     return write_model(tmp_path / "tiny")
 
 
-def test_an_empty_home_has_the_demo_model(store: ModelStore) -> None:
-    (demo,) = store.models()
+def test_an_empty_home_has_the_demo_models(store: ModelStore) -> None:
+    demo, *others = store.models()
+    assert [other.name for other in others] == DEMOS[1:] and {other.origin for other in others} == {"demo"}
+    types = {other.name: other.type for other in others}
+    assert types["quince-demo-embedding"] is ModelType.EMBEDDING
+    assert types["quince-demo-reranker"] is ModelType.RERANKER
     assert (demo.name, demo.origin, demo.type) == ("quince-demo", "demo", ModelType.LLM)
     found = demo.manifest.description
     assert (found.quantization, found.context, found.license) == ("bfloat16", 8192, "mit")
@@ -53,7 +58,7 @@ def test_an_empty_home_has_the_demo_model(store: ModelStore) -> None:
 def test_installed_models_are_found_by_every_name(store: ModelStore, tiny: Path) -> None:
     install(store, tiny, "tiny")
     store.set_alias("little", "tiny")
-    assert [model.name for model in store.models()] == ["quince-demo", "tiny"]
+    assert [model.name for model in store.models()] == [*DEMOS, "tiny"]
     for name in ("tiny", "little", "quinces/tiny"):
         assert store.get(name).path == store.directory / "tiny"
 
@@ -71,7 +76,7 @@ def test_the_hugging_face_cache_is_found(store: ModelStore, tmp_path: Path, tiny
     cache(tmp_path / "hf-cache", "mlx-community/tiny", tiny)
     model = store.get("mlx-community/tiny")
     assert (model.origin, model.manifest.source.revision) == ("cache", "a" * 40)
-    assert [one.name for one in store.models()] == ["quince-demo", "mlx-community/tiny"]
+    assert [one.name for one in store.models()] == [*DEMOS, "mlx-community/tiny"]
     with pytest.raises(StoreError, match="other programs"):
         store.remove("mlx-community/tiny")
 
@@ -82,7 +87,7 @@ def test_half_of_a_cached_model_is_none(store: ModelStore, tmp_path: Path, tiny:
     folder = cache(tmp_path / "hf-cache", "mlx-community/tiny", tiny)
     (folder / "snapshots" / ("a" * 40) / damage).unlink()
     assert store.find("mlx-community/tiny") is None
-    assert [one.name for one in store.models()] == ["quince-demo"]
+    assert [one.name for one in store.models()] == DEMOS
 
 
 def test_shipped_aliases_mean_hub_ids(store: ModelStore, tmp_path: Path, tiny: Path) -> None:
@@ -188,7 +193,7 @@ def test_a_directory_put_there_by_hand(store: ModelStore, tiny: Path) -> None:
     shutil.copytree(tiny, store.directory / "by-hand")
     shutil.copytree(tiny, store.directory / "broken")
     (store.directory / "broken" / "config.json").write_text("{")
-    assert [model.name for model in store.models()] == ["quince-demo", "by-hand"]
+    assert [model.name for model in store.models()] == [*DEMOS, "by-hand"]
     assert store.get("by-hand").manifest.description.context == 512
 
 

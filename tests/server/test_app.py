@@ -18,6 +18,11 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 HI = [{"role": "user", "content": "hi"}]
 
 
+def image(image_url: object) -> dict[str, Any]:
+    content = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": image_url}]
+    return {"messages": [{"role": "user", "content": content}]}
+
+
 @pytest.fixture
 def client() -> httpx2.AsyncClient:
     """The manager is not started: nothing here gets as far as a model."""
@@ -36,6 +41,10 @@ def client() -> httpx2.AsyncClient:
         ({"messages": [{"role": "user"}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.image_url"),
+        (image({"url": 5}), "messages.0.content.1.image_url.url"),
+        (image({"url": "x", "detail": "most"}), "messages.0.content.1.image_url.detail"),
+        (image(5), "messages.0.content.1.image_url"),
         ({"messages": HI, "temperature": 3}, "temperature"),
         ({"messages": HI, "temperature": "0.5"}, "temperature"),
         ({"messages": HI, "max_tokens": -1}, "max_tokens"),

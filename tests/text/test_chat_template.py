@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quince.errors import InvalidRequest
 from quince.text import chat_template
@@ -18,6 +19,49 @@ def test_one_spelling_for_content_roles_and_arguments() -> None:
     assert developer == {"role": "system", "content": "ab"}
     assert assistant["content"] == ""
     assert assistant["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+def test_images_stay_in_their_places() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    (user,) = chat_template.normalise([{"role": "user", "content": parts}])
+    assert user["content"] == parts
+
+
+LISTS = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}<{{ p.type }}>{{ p.text }}{% endfor %}{% endfor %}"
+STRINGS = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}"
+EITHER = (
+    "{% for m in messages %}{{ m.role }}:{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}<{{ p.type }}>{{ p.text }}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+class TemplateOnly:
+    """As transformers renders, of a model that has a template and nothing else."""
+
+    def __init__(self, template: str) -> None:
+        self.chat_template = template
+
+    def render_chat(self, messages: list[Any], kwargs: dict[str, Any], tools: object = None) -> str:
+        return ImmutableSandboxedEnvironment().from_string(self.chat_template).render(messages=messages, tools=tools)
+
+
+@pytest.mark.parametrize(
+    ("template", "as_parts", "prompt"),
+    [(LISTS, True, "system:<text>Seeuser:<image><text>Hi"), (EITHER, False, "system:Seeuser:<image><text>Hi")],
+)
+def test_templates_get_content_as_they_read_it(template: str, as_parts: bool, prompt: str) -> None:
+    """A template that knows only lists would leave the text out of a string, and say nothing."""
+    tokenizer: Any = TemplateOnly(template)
+    assert chat_template.wants_parts(tokenizer) is as_parts
+    content = [{"type": "image"}, {"type": "text", "text": "Hi"}]
+    messages = [{"role": "system", "content": "See"}, {"role": "user", "content": content}]
+    assert chat_template.render(tokenizer, messages, {}, as_parts=as_parts) == prompt
+
+
+@pytest.mark.parametrize("template", [STRINGS, "", "Hi", "{{ raise_exception('no') }}"])
+def test_other_templates_get_strings(template: str) -> None:
+    tokenizer: Any = TemplateOnly(template)
+    assert not chat_template.wants_parts(tokenizer)
 
 
 def test_calls_and_results_find_each_other() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from quince.engine.messages import FinishReason, Output, Ready
+from quince.engine.media_messages import Mark
+from quince.engine.messages import FinishReason, MediaInput, Output, Ready
+from quince.engine.preprocess import PreparedMedia
 from quince.errors import ContextLengthExceeded, InvalidRequest
 from quince.sampling import SamplingParams
 from quince.text import output_format
 from quince.text.chat import ChatPrompter
 from quince.text.events import Event, Finished, StopReason, TextDelta, Usage
 from quince.text.generation import GenerationParams, SamplingDefaults, TextGenerator, merge
+from quince.text.media import MediaReference
 from quince.text.tokenizer import Tokenizer
 
 
@@ -36,9 +39,14 @@ class ScriptedEngine:
         return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
 
     async def generate(
-        self, request_id: str, prompt: list[int], sampling: SamplingParams, boundaries: Sequence[int]
+        self,
+        request_id: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        boundaries: Sequence[int],
+        media: Sequence[MediaInput],
     ) -> AsyncGenerator[list[Output], None]:
-        self.boundaries = boundaries
+        self.prompt, self.boundaries, self.media = prompt, boundaries, media
         self.sampling = sampling
         stops = set(sampling.stop_token_ids)
         try:
@@ -220,3 +228,37 @@ async def test_the_engine_is_told_where_messages_end(tokenizer: Tokenizer) -> No
     end = tokenizer.eos_token_ids[0]
     [_ async for _ in make_generator(engine, tokenizer).complete("r", [[1, end, 2, 3, end, 4]], GenerationParams())]
     assert engine.boundaries == [2, 5]
+
+
+class Reader:
+    """Makes three exclamation marks of every image, as long as its block lasts."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.mark = Mark("?!?", tokenizer.encode(" !", add_special_tokens=False)[-1])
+        self.open = False
+
+    @contextlib.asynccontextmanager
+    async def read(self, references: Sequence[MediaReference]) -> AsyncIterator[list[PreparedMedia]]:
+        self.open = True
+        yield [PreparedMedia(one.url, self.mark, " ! ! !", 3, []) for one in references]
+        self.open = False
+
+
+async def test_images_reach_the_engine_with_their_places(tokenizer: Tokenizer) -> None:
+    reader = Reader(tokenizer)
+    engine = ScriptedEngine(tokenizer, "yes")
+    generator = TextGenerator(
+        engine,  # type: ignore[arg-type]
+        tokenizer,
+        ChatPrompter(tokenizer, None, None),
+        SamplingDefaults(),
+        reader,  # type: ignore[arg-type]
+    )
+    messages = [{"role": "user", "content": "What is ?!? there"}]
+    async for _ in generator.chat("r", messages, GenerationParams(), [MediaReference("image", "a", "here")]):
+        assert reader.open, "files are kept until the answer has ended"
+    assert not reader.open
+    (media,) = engine.media
+    assert media.key == "a"
+    places = [position for start, count in media.runs for position in range(start, start + count)]
+    assert [engine.prompt[position] for position in places] == [reader.mark.token_id] * 3

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 CHAT = "quince-demo"
-# In the order in which a server without a model of its own lists them.
-NAMES = (CHAT,)
+VISION = "quince-demo-vision"
+EMBEDDING = "quince-demo-embedding"
+RERANKER = "quince-demo-reranker"
+# In the order in which a server without a model of its own lists those of them that are there.
+NAMES = (CHAT, VISION, EMBEDDING, RERANKER)
 
 
 def path(name: str) -> Path | None:

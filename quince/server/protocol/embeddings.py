@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from quince.errors import InvalidRequest
 from quince.server.protocol.openai import Name, Text, Wire
@@ -23,13 +23,30 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Truncate = bool | Literal["NONE", "END"]
 
 
+class TextInput(Wire):
+    """As Jina's clients write texts beside images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text
+
+
 class EmbeddingRequest(Wire):
     """``truncate`` (also ``truncation``) cuts texts that are too long. What is put before the texts is chosen by
-    ``prompt_name``, ``input_type`` (also ``task``) or ``instruction``, at most one."""
+    ``prompt_name``, ``input_type`` (also ``task``) or ``instruction``, at most one. ``embedding_type`` is Jina's word
+    for ``encoding_format``; of its ``normalized`` and ``late_chunking`` there is one value each."""
 
     model: Name | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
+    input: (
+        Text
+        | Annotated[list[Text | TextInput], Field(min_length=1)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1)]
+    )
     encoding_format: Literal["float", "base64"] | None = None
+    embedding_type: Literal["float", "base64"] | None = None
+    normalized: Literal[True] | None = None
+    late_chunking: Literal[False] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     truncate: Truncate | None = None
     truncation: bool | None = None
@@ -52,7 +69,13 @@ class EmbeddingRequest(Wire):
     def _is_one_purpose(self) -> EmbeddingRequest:
         if self.task is not None and self.input_type is not None and self.task != self.input_type:
             raise InvalidRequest("task cannot be combined with input_type", param="task")
+        if self.embedding_type is not None and self.encoding_format is not None:
+            raise InvalidRequest("embedding_type cannot be combined with encoding_format", param="embedding_type")
         return self
+
+    @property
+    def numbers_as(self) -> str | None:
+        return self.encoding_format or self.embedding_type
 
     @property
     def inputs(self) -> list[str | list[int]]:
@@ -60,7 +83,9 @@ class EmbeddingRequest(Wire):
         if isinstance(self.input, str):
             return [self.input]
         token_ids = [one for one in self.input if isinstance(one, int)]
-        return [token_ids] if token_ids else [one for one in self.input if not isinstance(one, int)]
+        if token_ids:
+            return [token_ids]
+        return [one.text if isinstance(one, TextInput) else one for one in self.input if not isinstance(one, int)]
 
     def params(self) -> EmbeddingParams:
         return EmbeddingParams(

@@ -14,6 +14,7 @@ from quince.server.protocol.openai import GenerationRequest, Name, Text, TopLogp
 from quince.text.chat import ChatParams, ReasoningEffort, ToolChoice
 from quince.text.events import TokenLogprob
 from quince.text.generation import GenerationParams
+from quince.text.media import MediaDetail, MediaReference
 from quince.text.tool_parsers import Tool
 
 MAX_TOP_LOGPROBS = 20
@@ -25,14 +26,40 @@ class TextPart(Wire):
     text: Text
 
 
+class ImageUrl(Wire):
+    url: Text
+    detail: MediaDetail | None = None
+
+
 class ImagePart(Wire):
-    """Understood, so that it can be refused by name: this server's models read text."""
-
     type: Literal["image_url"]
-    image_url: dict[str, Any] | str
+    image_url: ImageUrl | Text
+
+    def reference(self, place: str) -> MediaReference:
+        written = self.image_url
+        if isinstance(written, str):
+            return MediaReference("image", written, f"{place}.image_url")
+        return MediaReference("image", written.url, f"{place}.image_url.url", written.detail or "auto")
 
 
-ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class VideoUrl(Wire):
+    url: Text
+
+
+class VideoPart(Wire):
+    """Not OpenAI's: what vLLM and others call it."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl | Text
+
+    def reference(self, place: str) -> MediaReference:
+        written = self.video_url
+        if isinstance(written, str):
+            return MediaReference("video", written, f"{place}.video_url")
+        return MediaReference("video", written.url, f"{place}.video_url.url")
+
+
+ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class FunctionCall(Wire):
@@ -142,19 +169,33 @@ class ChatCompletionRequest(GenerationRequest):
             parallel=self.parallel_tool_calls is not False and named is None,
         )
 
-    def template_messages(self) -> list[dict[str, Any]]:
+    def template_messages(self) -> tuple[list[dict[str, Any]], list[MediaReference]]:
         """As ``template_messages`` of this module."""
         return template_messages(self.messages)
 
 
-def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """The messages as plain objects for the chat template. Raises InvalidRequest for what is not text."""
-    for message in messages:
-        if isinstance(message.content, list):
-            for part in message.content:
-                if isinstance(part, ImagePart):
-                    raise InvalidRequest("this model reads text only: it cannot be given images", param="messages")
-    return [message.model_dump(exclude_none=True) for message in messages]
+def template_messages(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, Any]], list[MediaReference]]:
+    """The messages as plain objects for the chat template, and the images and videos that they refer to.
+
+    Each of these leaves ``{"type": "image"}`` or ``{"type": "video"}`` in its place; the references are in the order of
+    those.
+    """
+    references: list[MediaReference] = []
+    plain: list[dict[str, Any]] = []
+    for number, message in enumerate(messages):
+        written = message.content
+        if isinstance(written, str) or written is None or all(isinstance(part, TextPart) for part in written):
+            plain.append(message.model_dump(exclude_none=True))
+            continue
+        content: list[dict[str, str]] = []
+        for n, part in enumerate(written):
+            if isinstance(part, TextPart):
+                content.append(part.model_dump())
+            else:
+                references.append(part.reference(f"messages.{number}.content.{n}"))
+                content.append({"type": references[-1].kind})
+        plain.append({**message.model_dump(exclude_none=True, exclude={"content"}), "content": content})
+    return plain, references
 
 
 # Answers

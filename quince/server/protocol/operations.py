@@ -52,6 +52,7 @@ class EngineCounts(BaseModel):
     cached_tokens: int = Field(description="Prompt tokens that the prefix cache had.")
     cache_hits: int = Field(description="Answers whose prompts it had a part of.")
     preemptions: int
+    encoded_media: int = Field(description="Images and videos that went through the vision tower.")
     restarts: int
     cache_bytes: int = Field(description="Keys and values that are kept for later requests.")
     kv_bytes: int = Field(description="Keys and values of running requests.")

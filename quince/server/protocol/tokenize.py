@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import Field, model_validator
 
+from quince.errors import InvalidRequest
 from quince.server.protocol.embeddings import TokenId
 from quince.server.protocol.openai import Name, Text, Wire
 from quince.server.protocol.openai_chat import MAX_TOOLS, ChatMessage, ToolDefinition, template_messages
@@ -48,7 +49,16 @@ class TokenizeRequest(Wire):
         return self.prompt if self.input is None else self.input
 
     def conversation(self) -> list[dict[str, Any]]:
-        return template_messages(self.messages or [])
+        """Raises InvalidRequest for images and videos."""
+        messages, references = template_messages(self.messages or [])
+        if references:
+            what, param = references[0].kind, references[0].param
+            raise InvalidRequest(
+                f"{param}: how many tokens a {what} takes is known only to a model that has read it: "
+                "only text is tokenized here",
+                param=param,
+            )
+        return messages
 
     def chat_params(self) -> ChatParams:
         tools = None

@@ -45,10 +45,11 @@ Events = AsyncGenerator[tuple[int, Event], None]
 @router.post("/v1/chat/completions", response_model=None)
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, state: State) -> object:
     """Answer a conversation, at once or streamed."""
-    params, messages = body.params(), body.template_messages()
+    params = body.params()
+    messages, media = body.template_messages()
     model = await state.acquire(body.model)
     request_id = new_id("chatcmpl")
-    events = model.generator.chat(request_id, messages, params)
+    events = model.generator.chat(request_id, messages, params, media)
     head = _Head(request_id, body.model or model.name, logprobs=params.logprobs is not None)
     if body.stream:
         return sse.EventStream(

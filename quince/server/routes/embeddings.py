@@ -24,7 +24,7 @@ async def create_embeddings(body: EmbeddingRequest, request: Request, state: Sta
         return client_closed()
 
     def answer() -> Response:
-        data = encode_vectors(made.vectors, body.encoding_format)
+        data = encode_vectors(made.vectors, body.numbers_as)
         usage = EmbeddingUsage(made.prompt_tokens, made.prompt_tokens)
         listed = EmbeddingList(data=data, model=body.model or model.name, usage=usage)
         return json_response(listed, X_Request_Id=request_id)

@@ -1,0 +1,224 @@
+"""mlx-vlm's processor of one model: encoded images and videos to the arrays that the model takes.
+
+Each image is prepared by itself, whatever else is in its prompt: so what is made of it can be kept by its content. The
+processor writes a mark of its own as often as an image has tokens; that text takes the mark's place in the prompt.
+That this gives what the processor makes of a whole prompt is checked when it is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quince.engine.media_messages import Mark, MediaType, Prepare, Prepared
+from quince.engine.messages import MediaArray
+from quince.engine.vision_loader import MISSING, vision_family
+from quince.errors import ModelLoadError
+
+Array = npt.NDArray[Any]
+
+SMALL_SIDE = 512  # pixels of the longer side of an image that is to save tokens
+MAX_INLINE = 2048  # bytes of an array that needs no file
+VIDEO_PIXELS = 4  # times max_pixels: what all frames of a video may have together
+# Said of text, not of an image.
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+# What templates write for an image or a video, where the processor does not say.
+MARKS = {
+    MediaType.IMAGE: ("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>", "<image>", "[IMG]"),
+    MediaType.VIDEO: ("<|vision_start|><|video_pad|><|vision_end|>", "<video>"),
+}
+
+
+class Processor:
+    """``prepare`` may be called by several threads: they decode at once, and take turns at the model's processor."""
+
+    def __init__(self, path: Path, directory: Path, *, max_pixels: int) -> None:
+        """``directory`` is where arrays are written. Raises ModelLoadError."""
+        vision_family(path)
+        try:
+            import mlx.core as mx
+            from mlx_vlm.utils import get_model_and_args, load_config, load_image_processor, load_processor
+        except ImportError as error:
+            raise ModelLoadError(MISSING) from error
+        mx.set_default_device(mx.cpu)
+        self._directory = directory
+        self._lock = threading.Lock()  # neither tokenizers nor MLX like several threads
+        self._max_pixels = max_pixels
+        try:
+            config = load_config(path)
+            module, _ = get_model_and_args(config)
+            self._config = module.ModelConfig.from_dict(config)
+            self._processor: Any = load_processor(path)
+            own = load_image_processor(path)
+            if own is not None:
+                self._processor.image_processor = own
+        except Exception as error:  # whatever a model's files make transformers raise
+            raise ModelLoadError(f"{path.name}: its image processor cannot be loaded: {error}") from error
+        self._tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
+        self._directly = False
+        self.marks = self._find_marks()
+        if MediaType.IMAGE not in self.marks:
+            self._directly = True
+            self.marks = self._find_marks()
+        if MediaType.IMAGE not in self.marks:
+            raise ModelLoadError(f"{path.name}: its processor does not place images as Quince knows it")
+
+    # What the processor does with marks
+
+    def _find_marks(self) -> dict[MediaType, Mark]:
+        found = {MediaType.IMAGE: self._mark(MediaType.IMAGE), MediaType.VIDEO: self._mark(MediaType.VIDEO)}
+        return {kind: mark for kind, mark in found.items() if mark is not None}
+
+    def _mark(self, kind: MediaType) -> Mark | None:
+        """The text that the processor replaces, if replacing it piece by piece gives what it gives."""
+        token_id = self._token_id(kind)
+        own = [getattr(self._processor, name, None) for name in ("boi_token", f"{kind.value}_token")]
+        if kind is MediaType.VIDEO:  # Qwen3-VL replaces the tokens around it, too
+            own = [*MARKS[kind], own[1]]
+        for text in dict.fromkeys([*(text for text in own if isinstance(text, str)), *MARKS[kind]]):
+            with contextlib.suppress(Exception):  # a processor that wants another mark, or has no videos
+                if token_id is not None and self._replaces(kind, text, token_id):
+                    return Mark(text, token_id)
+        return None
+
+    def _token_id(self, kind: MediaType) -> int | None:
+        names = (f"{kind.value}_token_id", f"{kind.value}_token_index")
+        found = (getattr(self._config, name, None) for name in names)
+        return next((number for number in found if isinstance(number, int)), None)
+
+    def _replaces(self, kind: MediaType, mark: str, token_id: int) -> bool:
+        samples = [_sample(kind, width, height) for width, height in ((90, 60), (60, 120))]
+        parts = [self._run(kind, mark, sample) for sample in samples]
+        texts = [self._text(part["input_ids"]) for part in parts]
+        if any(text == mark or token_id not in self._tokenize(text) for text in texts):
+            return False
+        whole = self._run(kind, f"one\n{mark}\ntwo", samples[0])
+        return self._tokenize(f"one\n{texts[0]}\ntwo") == _ids(whole["input_ids"])
+
+    def _run(self, kind: MediaType, text: str, media: Any, **arguments: Any) -> dict[str, Any]:
+        """A prompt with one image or video in it. The arrays of mlx-vlm's processor, and the prompt's tokens.
+
+        LLaVA's processor refuses what mlx-vlm's ``prepare_inputs`` tells all processors (0.7.10, transformers 5).
+        """
+        from mlx_vlm.utils import prepare_inputs
+
+        inputs = {f"{kind.value}s": [media], **arguments}
+        with self._lock:
+            if not self._directly:
+                return dict(prepare_inputs(self._processor, prompts=[text], **inputs))
+            found = dict(self._processor(text=[text], **inputs))
+            added = self._tokenizer.encode("", add_special_tokens=True)
+            return {**found, "input_ids": _ids(found["input_ids"])[len(added) :]}
+
+    def _text(self, input_ids: Any) -> str:
+        text = self._tokenizer.decode(_ids(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    # Files to arrays
+
+    def prepare(self, job: Prepare) -> Prepared:
+        """Raises whatever decoders raise for broken files, and ValueError for what is too large."""
+        mark = self.marks.get(job.kind)
+        if mark is None:
+            raise ValueError(f"this model takes no {job.kind.value}s")
+        with self._decoded(job) as (media, arguments):
+            found = self._run(job.kind, mark.text, media, **arguments)
+        with self._lock:
+            text = self._text(found["input_ids"])
+        arrays = {
+            name: _as_array(value) for name, value in found.items() if value is not None and name not in TEXT_INPUTS
+        }
+        written = [self._write(job.job, name, value) for name, value in arrays.items()]
+        return Prepared(
+            job.job,
+            text,
+            _ids(found["input_ids"]).count(mark.token_id),
+            written,
+            sum(value.nbytes for value in arrays.values()),
+        )
+
+    @contextlib.contextmanager
+    def _decoded(self, job: Prepare) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """An image's pixels, or the path of a video and how much of it to take."""
+        if job.kind is MediaType.IMAGE:
+            yield self._image(job), {}
+            return
+        handle, path = tempfile.mkstemp(dir=self._directory)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(job.data)
+            yield path, {"max_frames": self._max_frames(path)}
+        finally:
+            os.unlink(path)
+
+    def _image(self, job: Prepare) -> Any:
+        """Upright, in RGB."""
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        try:
+            opened = Image.open(BytesIO(job.data))
+        except UnidentifiedImageError:  # which shows an address in memory
+            raise ValueError("it is no image of a known format") from None
+        with opened as image:
+            if image.width * image.height > self._max_pixels:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {self._max_pixels}")
+            image.load()
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        if job.small:
+            upright.thumbnail((SMALL_SIDE, SMALL_SIDE))
+        return upright
+
+    def _max_frames(self, path: str) -> int:
+        import cv2
+
+        video = cv2.VideoCapture(path)
+        try:
+            if not video.isOpened():
+                raise ValueError("the video cannot be decoded")
+            pixels = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)) * int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        finally:
+            video.release()
+        if not 0 < pixels <= self._max_pixels:
+            raise ValueError(f"its frames have no pixels, or more than {self._max_pixels}")
+        return max(4, VIDEO_PIXELS * self._max_pixels // pixels)
+
+    def _write(self, job: int, name: str, value: Array) -> MediaArray:
+        if value.nbytes <= MAX_INLINE:
+            buffer = BytesIO()
+            np.save(buffer, value, allow_pickle=False)
+            return MediaArray(name, data=buffer.getvalue())
+        path = self._directory / f"{job}-{name}.npy"
+        np.save(path, value, allow_pickle=False)
+        return MediaArray(name, path=str(path))
+
+
+def _sample(kind: MediaType, width: int, height: int) -> Any:
+    """An image or four frames of a video, of one grey."""
+    from PIL import Image
+
+    if kind is MediaType.IMAGE:
+        return Image.new("RGB", (width, height), (90, 90, 90))
+    return np.full((4, 3, height, width), 90, dtype=np.uint8)
+
+
+def _ids(input_ids: Any) -> list[int]:
+    return [int(number) for number in np.array(input_ids).reshape(-1)]
+
+
+def _as_array(value: Any) -> Array:
+    """Lists are those of one image's: of arrays of one shape, or of numbers."""
+    if isinstance(value, list):
+        return np.stack([np.array(one) for one in value])
+    return np.array(value)

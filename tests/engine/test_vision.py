@@ -1,0 +1,206 @@
+"""Rule 8 with pictures: a batched answer equals the same request's answer alone, and mlx-vlm's own."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import mlx.core as mx
+import msgspec
+import numpy as np
+import pytest
+
+from quince.engine.kv_layout import KVQuantization
+from quince.engine.media_messages import MediaType, Prepare
+from quince.engine.messages import FinishReason, MediaArray
+from quince.engine.preprocess import PreparedMedia
+from quince.engine.vision import FeatureCache, Features
+from quince.engine.vision_loader import load_vision
+from quince.errors import ModelLoadError
+from tests import tiny_vision
+from tests.engine.driver import run
+from tests.vision_prompts import VisionFamily, mp4
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of its own configurations
+
+REFUSED = {"llava_next"}
+VIDEO = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+CACHE = 2**24
+
+
+@pytest.fixture(scope="module", params=sorted(tiny_vision.FAMILIES.keys() - REFUSED))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionFamily:
+    return VisionFamily(request.param, tmp_path_factory.mktemp("vision") / request.param)
+
+
+def test_batched_equals_alone(family: VisionFamily) -> None:
+    """Late joins and aborts, texts and pictures in one batch, prompts in chunks that cut pictures."""
+    requests = family.random_requests(1, 16)
+    rng = random.Random(2)
+    arrivals = {request.request_id: rng.randrange(30) for request in requests}
+    aborts = {request.request_id: rng.randrange(35) for request in rng.sample(requests, 3)}
+    engine, forward = family.core(chunk=24)
+    batched = run(engine, requests, arrivals=arrivals, aborts=aborts)
+    assert forward.encoded_media <= 4
+    for request in requests:
+        alone, together = family.alone(request), batched[request.request_id]
+        assert together.error is None
+        if together.finish_reason is FinishReason.ABORT:
+            assert together.token_ids == alone.token_ids[: len(together.token_ids)]
+        else:
+            assert together.token_ids == alone.token_ids
+            assert len(together.token_ids) == request.sampling.max_tokens
+
+
+def test_alone_equals_mlx_vlm(family: VisionFamily) -> None:
+    for text, pictures in (("ab#cd", [0]), ("# what is it?", [2]), ("x\n#\ny", [3])):
+        request = family.request("r", text, pictures)
+        prompt, answer = family.theirs(text, pictures, 12)
+        assert request.prompt_token_ids == prompt
+        assert family.alone(request).token_ids == answer
+
+
+def test_pictures_change_the_answer(family: VisionFamily) -> None:
+    answers = {tuple(family.alone(family.request("r", "see # now", [number])).token_ids) for number in range(4)}
+    assert len(answers) >= 3
+
+
+@pytest.mark.parametrize("chunk", [16, 31, 1024])
+def test_chunks_do_not_change_the_answer(family: VisionFamily, chunk: int) -> None:
+    request = family.request("r", "long words before # and between # and then some", [2, 1])
+    answer = run(family.core(chunk=chunk)[0], [request])["r"]
+    assert answer.token_ids == family.alone(request).token_ids
+
+
+def test_a_second_question_about_a_picture_does_not_encode_it_again(family: VisionFamily) -> None:
+    engine, forward = family.core(cache_bytes=CACHE)
+    first = family.request("first", "a long beginning # what is that thing?", [2])
+    second = family.request("second", "a long beginning # what is the colour of it?", [2])
+    other = family.request("other", "a long beginning # what is the colour of it?", [1])
+    run(engine, [first])
+    forward._features = FeatureCache(0)  # the prefix cache alone must do
+    answer = run(engine, [second])["second"]
+    start, count = second.media[0].runs[-1]
+    assert answer.cached_tokens >= start + count
+    assert forward.encoded_media == 1
+    assert answer.token_ids == family.alone(second).token_ids
+    answer = run(engine, [other])["other"]
+    assert answer.cached_tokens <= other.media[0].runs[0][0]
+    assert forward.encoded_media == 2
+    assert answer.token_ids == family.alone(other).token_ids
+
+
+def test_turns_with_pictures(family: VisionFamily) -> None:
+    """A conversation finds what it has said, whatever came between."""
+    engine, _ = family.core(cache_bytes=CACHE, chunk=40)
+    text, pictures = "a question about # this picture, please", [0]
+    for turn in range(3):
+        request = family.request(f"t{turn}", text, pictures)
+        answer = run(engine, [request, family.request("x", "aside # here", [turn])])[f"t{turn}"]
+        assert answer.token_ids == family.alone(request).token_ids
+        assert (answer.cached_tokens > 0) == (turn > 0)
+        text, pictures = text + f" and then {turn} # also", [*pictures, turn + 1]
+
+
+def test_a_picture_whose_files_are_lost_ends_its_own_request_only(family: VisionFamily) -> None:
+    good, missing = family.request("good", "ab # cd", [0]), family.request("missing", "ab # cd", [2])
+    lost = [MediaArray(array.name, path="/nowhere/at/all.npy") for array in missing.media[0].arrays]
+    missing.media[0] = msgspec.structs.replace(missing.media[0], key="lost", arrays=lost)
+    answers = run(family.core()[0], [good, missing])
+    assert answers["missing"].finish_reason is FinishReason.ERROR
+    assert "nowhere" not in (answers["missing"].error or "")
+    assert answers["good"].token_ids == family.alone(good).token_ids
+
+
+def test_a_picture_that_the_model_cannot_take_ends_its_own_request_only(family: VisionFamily) -> None:
+    good, broken = family.request("good", "ab # cd", [0]), family.request("broken", "ab # cd", [2])
+    arrays = [array for array in broken.media[0].arrays if array.name != "pixel_values"]
+    buffer = BytesIO()
+    np.save(buffer, np.zeros((1, 7), dtype=np.float32))
+    arrays.append(MediaArray("pixel_values", data=buffer.getvalue()))
+    broken.media[0] = msgspec.structs.replace(broken.media[0], key="broken", arrays=arrays)
+    answers = run(family.core()[0], [good, broken])
+    assert answers["broken"].refused
+    assert answers["good"].token_ids == family.alone(good).token_ids
+
+
+def test_what_is_aborted_while_it_waits_for_the_tower_is_forgotten(family: VisionFamily) -> None:
+    engine, forward = family.core()
+    requests = [family.request(f"r{number}", "see # now", [number]) for number in range(3)]
+    answers = run(engine, requests, aborts={"r1": 0, "r2": 1})
+    assert answers["r1"].finish_reason is answers["r2"].finish_reason is FinishReason.ABORT
+    assert answers["r0"].token_ids == family.alone(requests[0]).token_ids
+    assert not forward._media
+    assert forward.encoded_media < 3
+
+
+def test_a_video_beside_pictures(family: VisionFamily, tmp_path: Path) -> None:
+    """Alone as mlx-vlm answers, in a batch and in chunks as alone."""
+    from mlx_vlm.utils import prepare_inputs
+
+    mark = family.processor.marks.get(MediaType.VIDEO)
+    if mark is None:
+        assert family.name not in VIDEO
+        return
+    path = mp4(tmp_path)
+    found = family.processor.prepare(Prepare(99, MediaType.VIDEO, False, path.read_bytes()))
+    video = PreparedMedia("video", mark, found.text, found.tokens, found.arrays)
+    only = family.request_with("only", f"see {mark.text} what", [video])
+    both = family.request_with("both", f"{family.mark} and {mark.text} or", [family.prepare(1), video])
+    inputs = dict(prepare_inputs(family.processor._processor, videos=[str(path)], prompts=[f"see {mark.text} what"]))
+    assert (only.prompt_token_ids, family.alone(only).token_ids) == family.generate(inputs, 12)
+    answers = run(family.core(chunk=24)[0], [only, both, family.request("picture", "a # b", [1])])
+    for request in (only, both):
+        assert answers[request.request_id].token_ids == family.alone(request).token_ids
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        family.processor.prepare(Prepare(98, MediaType.VIDEO, False, path.read_bytes()[:100]))
+
+
+def test_quantised_keys_and_values_or_a_reason(family: VisionFamily) -> None:
+    try:
+        engine, _ = family.core(quantization=KVQuantization(8, 32))
+    except ModelLoadError as error:
+        assert "cannot keep keys and values in 8 bits" in error.message
+        return
+    requests = family.random_requests(3, 6)
+    together = run(engine, requests)
+    for request in requests:
+        alone, _ = family.core(quantization=KVQuantization(8, 32))
+        assert run(alone, [request])[request.request_id].token_ids == together[request.request_id].token_ids
+
+
+def test_without_mlx_vlm_the_sentence_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_vision.save("qwen2_vl", tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "mlx_vlm.utils", None)
+    with pytest.raises(ModelLoadError, match=r"needs mlx-vlm: pip install 'quince\[vision\]'"):
+        load_vision(path, max_model_len=None)
+
+
+def test_a_text_model_whose_rows_are_not_even_is_refused(tmp_path: Path) -> None:
+    path = tiny_vision.save("mistral3", tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    config["text_config"]["model_type"] = "ministral3"
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="'ministral3' gives wrong answers to several requests at once"):
+        load_vision(path, max_model_len=None)
+
+
+def test_an_architecture_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    path = tiny_vision.save("llava_next", tmp_path / "model")
+    with pytest.raises(ModelLoadError, match="'llava_next' is none of the vision architectures"):
+        load_vision(path, max_model_len=None)
+
+
+def test_features_are_kept_within_bounds() -> None:
+    cache = FeatureCache(3 * 4 * 8)
+    for number in range(4):
+        cache.put(str(number), Features(mx.zeros((1, 8)), None))
+        cache.get("0")
+    assert [number for number in range(4) if cache.get(str(number))] == [0, 2, 3]
+    assert cache.nbytes == 3 * 4 * 8
+    cache.put("large", Features(mx.zeros((100, 8)), None))
+    assert cache.get("large") is not None, "the newest stays, or nothing could be computed"
+    assert cache.get("0") is None

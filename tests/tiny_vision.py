@@ -1,0 +1,473 @@
+"""Tiny random vision models that mlx-vlm loads: weights, tokenizer and processor, written as directories."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+SPECIAL = [
+    *("<end>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<image>"),
+    *("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<start_of_image>", "<end_of_image>"),
+    *("<image_soft_token>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|image_start|>", "<|image_end|>"),
+    *("<img>", "</img>", "<IMG_CONTEXT>"),
+]
+IDS = {text: 127 + number for number, text in enumerate(SPECIAL)}
+VOCAB_SIZE = 192
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}MARK{% endif %}"
+    "{% endfor %}{% endif %}<end>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """``mark`` is what a chat template writes for an image; ``files`` are JSON files besides config.json."""
+
+    mark: str
+    config: dict[str, Any]
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_QWEN_PROCESSOR = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2VLProcessor",
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "min_pixels": 28 * 28,
+    "max_pixels": 168 * 168,
+}
+
+_CLIP = {
+    "do_resize": True,
+    "do_center_crop": False,
+    "size": {"height": 56, "width": 56},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "do_convert_rgb": True,
+    "resample": 3,
+}
+_TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_QWEN = {
+    **_TEXT,
+    "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    "image_token_id": IDS["<|image_pad|>"],
+    "video_token_id": IDS["<|video_pad|>"],
+    "vision_start_token_id": IDS["<|vision_start|>"],
+    "vision_end_token_id": IDS["<|vision_end|>"],
+}
+_IDEFICS = {
+    "text_config": {**_TEXT, "model_type": "llama"},
+    "vision_config": {**_TOWER, "model_type": "idefics3", "patch_size": 14, "image_size": 56},
+    "scale_factor": 2,
+    "image_token_id": IDS["<image>"],
+    "vocab_size": VOCAB_SIZE,
+}
+_IDEFICS_FILES = {
+    "preprocessor_config.json": {
+        **_CLIP,
+        "image_processor_type": "Idefics3ImageProcessor",
+        "processor_class": "Idefics3Processor",
+        "size": {"longest_edge": 112},
+        "max_image_size": {"longest_edge": 56},
+        "do_image_splitting": True,
+        "do_pad": True,
+    },
+    "processor_config.json": {"image_seq_len": 4, "processor_class": "Idefics3Processor"},
+}
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": Family(
+        mark="<|vision_start|><|image_pad|><|vision_end|>",
+        config={
+            **_QWEN,
+            "model_type": "qwen2_vl",
+            "vision_config": {
+                "model_type": "qwen2_vl",
+                "depth": 2,
+                "embed_dim": 32,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "patch_size": 14,
+                "spatial_patch_size": 14,
+                "mlp_ratio": 2,
+            },
+        },
+        files={"preprocessor_config.json": _QWEN_PROCESSOR},
+    ),
+    "qwen2_5_vl": Family(
+        mark="<|vision_start|><|image_pad|><|vision_end|>",
+        config={
+            **_QWEN,
+            "model_type": "qwen2_5_vl",
+            "vision_config": {
+                "model_type": "qwen2_5_vl",
+                "depth": 2,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "out_hidden_size": 32,
+                "num_heads": 2,
+                "patch_size": 14,
+                "window_size": 56,
+                "fullatt_block_indexes": [1],
+            },
+        },
+        files={"preprocessor_config.json": _QWEN_PROCESSOR},
+    ),
+    "qwen3_vl": Family(
+        mark="<|vision_start|><|image_pad|><|vision_end|>",
+        config={
+            **{name: value for name, value in _QWEN.items() if name not in _TEXT or name == "vocab_size"},
+            "model_type": "qwen3_vl",
+            "text_config": {**_TEXT, "model_type": "qwen3_vl_text", "rope_scaling": _QWEN["rope_scaling"]},
+            "vision_config": {
+                "model_type": "qwen3_vl",
+                "depth": 3,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "out_hidden_size": 32,
+                "num_heads": 2,
+                "patch_size": 16,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [0, 1],
+            },
+        },
+        files={
+            "preprocessor_config.json": {**_QWEN_PROCESSOR, "patch_size": 16, "processor_class": "Qwen3VLProcessor"}
+        },
+    ),
+    "idefics3": Family("<image>", {**_IDEFICS, "model_type": "idefics3"}, _IDEFICS_FILES),
+    "smolvlm": Family(
+        "<image>",
+        {**_IDEFICS, "model_type": "smolvlm"},
+        {
+            "preprocessor_config.json": {
+                **_IDEFICS_FILES["preprocessor_config.json"],
+                "image_processor_type": "SmolVLMImageProcessor",
+                "processor_class": "SmolVLMProcessor",
+            },
+            "processor_config.json": {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"},
+        },
+    ),
+    "llava": Family(
+        "<image>",
+        {
+            "model_type": "llava",
+            "text_config": {**_TEXT, "model_type": "llama"},
+            "vision_config": {
+                **_TOWER,
+                "model_type": "clip_vision_model",
+                "patch_size": 14,
+                "image_size": 56,
+                "projection_dim": 32,
+            },
+            "image_token_index": IDS["<image>"],
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "CLIPImageProcessor",
+                "processor_class": "LlavaProcessor",
+            },
+            "processor_config.json": {
+                "patch_size": 14,
+                "vision_feature_select_strategy": "default",
+                "num_additional_image_tokens": 1,
+                "processor_class": "LlavaProcessor",
+            },
+        },
+    ),
+    "llava_next": Family(
+        "<image>",
+        {
+            "model_type": "llava_next",
+            "text_config": {**_TEXT, "model_type": "llama"},
+            "vision_config": {
+                **_TOWER,
+                "model_type": "clip_vision_model",
+                "patch_size": 14,
+                "image_size": 56,
+                "projection_dim": 32,
+            },
+            "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]],
+            "image_token_index": IDS["<image>"],
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "LlavaNextImageProcessor",
+                "processor_class": "LlavaNextProcessor",
+                "size": {"shortest_edge": 56},
+                "crop_size": {"height": 56, "width": 56},
+                "do_center_crop": True,
+                "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]],
+            },
+            "processor_config.json": {
+                "patch_size": 14,
+                "vision_feature_select_strategy": "default",
+                "num_additional_image_tokens": 1,
+                "processor_class": "LlavaNextProcessor",
+            },
+        },
+    ),
+    "gemma3": Family(
+        "<start_of_image>",
+        {
+            "model_type": "gemma3",
+            "text_config": {
+                **_TEXT,
+                "model_type": "gemma3_text",
+                "num_hidden_layers": 4,
+                "sliding_window": 16,
+                "sliding_window_pattern": 2,
+                "query_pre_attn_scalar": 8,
+                "mm_tokens_per_image": 4,
+            },
+            "vision_config": {**_TOWER, "model_type": "siglip_vision_model", "patch_size": 14, "image_size": 56},
+            "hidden_size": 32,
+            "image_token_index": IDS["<image_soft_token>"],
+            "pad_token_id": 0,
+            "mm_tokens_per_image": 4,
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "Gemma3ImageProcessor",
+                "processor_class": "Gemma3Processor",
+                "image_seq_length": 4,
+            },
+            "processor_config.json": {"image_seq_length": 4, "processor_class": "Gemma3Processor"},
+            "tokenizer_config.json": {
+                "boi_token": "<start_of_image>",
+                "eoi_token": "<end_of_image>",
+                "image_token": "<image_soft_token>",
+            },
+        },
+    ),
+    "pixtral": Family(
+        "[IMG]",
+        {
+            "model_type": "pixtral",
+            "text_config": {**_TEXT, "model_type": "mistral"},
+            "vision_config": {
+                **_TOWER,
+                "model_type": "pixtral",
+                "head_dim": 16,
+                "patch_size": 14,
+                "image_size": 112,
+            },
+            "image_token_index": IDS["[IMG]"],
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "PixtralImageProcessor",
+                "processor_class": "PixtralProcessor",
+                "size": {"longest_edge": 112},
+                "patch_size": {"height": 14, "width": 14},
+            },
+            "processor_config.json": {"patch_size": 14, "processor_class": "PixtralProcessor"},
+        },
+    ),
+    "mistral3": Family(
+        "[IMG]",
+        {
+            "model_type": "mistral3",
+            "text_config": {**_TEXT, "model_type": "mistral"},
+            "vision_config": {
+                **_TOWER,
+                "model_type": "pixtral",
+                "head_dim": 16,
+                "patch_size": 14,
+                "image_size": 112,
+            },
+            "spatial_merge_size": 2,
+            "image_token_index": IDS["[IMG]"],
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "PixtralImageProcessor",
+                "processor_class": "PixtralProcessor",
+                "size": {"longest_edge": 112},
+                "patch_size": {"height": 14, "width": 14},
+            },
+            "processor_config.json": {"patch_size": 14, "spatial_merge_size": 2, "processor_class": "PixtralProcessor"},
+        },
+    ),
+    "internvl_chat": Family(
+        "<image>",
+        {
+            "model_type": "internvl_chat",
+            "text_config": {**_TEXT, "model_type": "qwen2"},
+            "vision_config": {**_TOWER, "model_type": "intern_vit_6b", "patch_size": 14, "image_size": 56},
+            "image_token_index": IDS["<IMG_CONTEXT>"],
+            "downsample_ratio": 0.5,
+        },
+        {"preprocessor_config.json": {**_CLIP, "image_processor_type": "CLIPImageProcessor"}},
+    ),
+    "internvl": Family(
+        "<IMG_CONTEXT>",
+        {
+            "model_type": "internvl",
+            "text_config": {**_TEXT, "model_type": "qwen3"},
+            "vision_config": {
+                **_TOWER,
+                "model_type": "internvl_vision",
+                "patch_size": [14, 14],
+                "image_size": [56, 56],
+            },
+            "image_token_id": IDS["<IMG_CONTEXT>"],
+            "downsample_ratio": 0.5,
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "GotOcr2ImageProcessor",
+                "processor_class": "InternVLProcessor",
+            },
+            "processor_config.json": {"image_seq_length": 4, "processor_class": "InternVLProcessor"},
+        },
+    ),
+    "lfm2_vl": Family(
+        "<image>",
+        {
+            "model_type": "lfm2_vl",
+            "text_config": {
+                **_TEXT,
+                "model_type": "lfm2",
+                "num_hidden_layers": 4,
+                "conv_L_cache": 3,
+                "block_dim": 32,
+                "conv_dim": 32,
+                "conv_dim_out": 32,
+                "block_ff_dim": 64,
+                "block_multiple_of": 8,
+                "block_auto_adjust_ff_dim": False,
+                "full_attn_idxs": [1, 3],
+                "num_heads": 4,
+                "tie_word_embeddings": True,
+            },
+            "vision_config": {**_TOWER, "model_type": "siglip2_vision_model", "patch_size": 16, "num_patches": 16},
+            "image_token_id": IDS["<image>"],
+            "projector_hidden_size": 32,
+            "encoder_patch_size": 16,
+            "downsample_factor": 2,
+        },
+        {
+            "preprocessor_config.json": {
+                "image_processor_type": "Lfm2VlImageProcessorFast",
+                "processor_class": "Lfm2VlProcessor",
+                "tile_size": 64,
+                "encoder_patch_size": 16,
+                "downsample_factor": 2,
+                "min_image_tokens": 2,
+                "max_image_tokens": 8,
+                "max_num_patches": 64,
+                "image_mean": [0.5, 0.5, 0.5],
+                "image_std": [0.5, 0.5, 0.5],
+            },
+            "processor_config.json": {"processor_class": "Lfm2VlProcessor"},
+            "tokenizer_config.json": {
+                "image_token": "<image>",
+                "image_start_token": "<|image_start|>",
+                "image_end_token": "<|image_end|>",
+                "image_thumbnail": "<|img_thumbnail|>",
+            },
+        },
+    ),
+}
+
+
+def build(name: str, *, seed: int = 0) -> nn.Module:
+    """A float32 model with random weights, large enough in scale that greedy answers vary."""
+    from mlx_vlm.utils import update_module_configs
+
+    config = json.loads(json.dumps(FAMILIES[name].config))
+    module = importlib.import_module(f"mlx_vlm.models.{config['model_type']}")
+    config.setdefault("text_config", {})
+    model_config = module.ModelConfig.from_dict(config)
+    model_config = update_module_configs(
+        model_config, module, config, ["text", "vision", "perceiver", "projector", "audio"]
+    )
+    mx.random.seed(seed)
+    model: nn.Module = module.Model(model_config)
+    model.update(tree_map(_shaken, model.parameters()))
+    mx.eval(model.parameters())
+    return model
+
+
+def _shaken(parameter: mx.array) -> mx.array:
+    if not mx.issubdtype(parameter.dtype, mx.floating):
+        return parameter
+    return parameter + 0.3 * mx.random.normal(parameter.shape)
+
+
+def save(name: str, path: Path, *, seed: int = 0) -> Path:
+    """Write the model as a directory that mlx-vlm loads, with tokenizer and processor."""
+    path.mkdir(parents=True, exist_ok=True)
+    family = FAMILIES[name]
+    weights = dict(tree_flatten(build(name, seed=seed).parameters()))
+    mx.save_safetensors(str(path / "model.safetensors"), weights, metadata={"format": "mlx"})
+    _tokenizer().save(str(path / "tokenizer.json"))
+    files = {
+        "config.json": {**family.config, "eos_token_id": IDS["<end>"]},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<end>",
+            "pad_token": "<end>",
+            "model_max_length": 2048,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    for file, content in family.files.items():
+        files[file] = {**files.get(file, {}), **content}
+    for file, content in files.items():
+        (path / file).write_text(json.dumps(content))
+    (path / "chat_template.jinja").write_text(TEMPLATE.replace("MARK", family.mark))
+    return path
+
+
+def _tokenizer() -> Tokenizer:
+    """One token per ASCII character, then the special ones."""
+    spelled = {chr(byte if byte > ord(" ") else 0x100 + byte): byte for byte in range(127)}
+    tokenizer = Tokenizer(BPE(vocab={**spelled, **IDS}, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer

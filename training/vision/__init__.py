@@ -1,0 +1,1 @@
+"""The scripts that make the demo vision model: pictures, questions, training, scores."""
