@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from quince import config
 from quince.text import reasoning_parsers, tool_parsers
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -46,15 +45,6 @@ def test_every_command_has_its_help() -> None:
     )
     for name, shown in sections.items():
         assert shown.startswith(f"Usage: {name} [OPTIONS]") and "--help" in shown
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_examples_of_configuration_files_are_read(tmp_path: Path, number: int) -> None:
-    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
-    (tmp_path / "config.yaml").write_text(blocks[number])
-    assert config.load({}, {"QUINCE_HOME": str(tmp_path)}).models
 
 
 def test_every_described_command_line_has_its_test() -> None:
