@@ -111,6 +111,14 @@ class ServeConfig(BaseModel):
         description="How much of it may hold prefixes of earlier prompts and answers; 0 turns that off (default: half "
         "of what the weights leave).",
     )
+    prefix_cache_disk_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of files that the prefix cache may have besides, which outlive the server; 0 for none.",
+    )
+    prefix_cache_dir: Annotated[str, AfterValidator(_directory)] | None = Field(
+        None, description="Directory of these files, for the server alone (default: cache in QUINCE_HOME)."
+    )
     kv_bits: Annotated[Literal[4, 8] | None, BeforeValidator(_number)] = Field(
         None, description="Bits per number of keys and values: 8 or 4 (default: as the model computes them)."
     )
@@ -193,6 +201,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
 
 
 def _check_combination(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    if str(values.get("prefix_cache_bytes")) == "0" and str(values.get("prefix_cache_disk_bytes", 0)) != "0":
+        raise UsageError(
+            f"{sources['prefix_cache_disk_bytes']} keeps more of the prefix cache, which "
+            f"{sources['prefix_cache_bytes']} turns off"
+        )
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":

@@ -26,7 +26,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine process needs to start. ``model_path`` and ``adapter_path`` are local directories.
 
     ``memory_bytes`` (None: what the device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none;
-    None: a share). ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
+    None: a share). ``prefix_cache_disk_bytes`` more of it may be kept in files below ``prefix_cache_dir``, across
+    restarts. ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
     model is one of mlx-vlm's.
     """
 
@@ -38,6 +39,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
     memory_bytes: int | None = None
     prefix_cache_bytes: int | None = None
+    prefix_cache_disk_bytes: int = 0
+    prefix_cache_dir: str = ""
     kv_bits: int | None = None
     kv_group_size: int = 64
     task: Task = Task.GENERATE
@@ -171,7 +174,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
 
     ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
     ``cache_bytes`` is what it holds now. ``preemptions``: how often a request had to give up its row for a while.
-    ``encoded_media``: images and videos that went through the vision tower.
+    ``encoded_media``: images and videos that went through the vision tower. ``disk_bytes``: what the prefix cache's
+    files of all models take now; ``disk_tokens`` of prompts were taken from there.
     """
 
     running: int = 0
@@ -186,6 +190,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     cache_bytes: int = 0
     preemptions: int = 0
     encoded_media: int = 0
+    disk_bytes: int = 0
+    disk_tokens: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

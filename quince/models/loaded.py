@@ -88,6 +88,8 @@ def make_engine(
         max_model_len=config.ctx_size,
         memory_bytes=config.memory_bytes,
         prefix_cache_bytes=config.prefix_cache_bytes,
+        prefix_cache_disk_bytes=config.prefix_cache_disk_bytes,
+        prefix_cache_dir=config.prefix_cache_dir or str(config.home / "cache"),
         kv_bits=config.kv_bits,
         kv_group_size=config.kv_group_size,
         task=TASKS[stored.type],
