@@ -108,7 +108,7 @@ class DiskCache:
                 return True
         if held.length:
             self._cache.pin(held)
-        load = self.tier.load(wanted)
+        load = self.tier.load(wanted, found.used)
         self._waiting.append(_Waiting([request], token_ids[:stop], key, load, files, held, match.length))
         self.loads += 1
         return True

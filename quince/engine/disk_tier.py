@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 STAGED_BYTES = 128 * 2**20  # on the way to the disk, and as many on the way back
 FIRST_RATE = 200e6  # bytes per second, until it was measured
+HEADER_BYTES = 16 * 2**10  # more than a header has besides its tokens
 SHARE = 16  # of max_bytes: how much is written between two counts, and freed at once
 MEASURED_BYTES = 2**16  # of smaller files, the time is that of opening them
 _IDENTITY = re.compile("[0-9a-f]{32}")
@@ -47,9 +48,11 @@ Read = TypeVar("Read")
 
 @dataclass(eq=False)
 class Load:
-    """Files that are being read. ``parts`` come in order, and end early where a file is broken or gone."""
+    """Files that are being read. ``parts`` come in order, and end early where a file is broken or gone. ``used``: what
+    counts as used by that, the first of a prompt last."""
 
     wanted: deque[Piece | Entry]
+    used: list[Entry]
     parts: deque[LoadedPart] = field(default_factory=deque)
     finished: bool = False
 
@@ -118,8 +121,9 @@ class DiskTier:
                 self._index.add(entry)
                 self._changed.notify_all()
 
-    def load(self, wanted: Iterable[Piece | Entry]) -> Load:
-        load = Load(deque(wanted))
+    def load(self, wanted: Sequence[Piece | Entry], used: Sequence[Entry] = ()) -> Load:
+        """Read these files, in this order. ``used``: those of the tokens before them, in order."""
+        load = Load(deque(wanted), [*(_entry(one) for one in reversed(wanted)), *reversed(used)])
         with self._changed:
             load.finished = self._off
             self._loads.append(load)
@@ -247,13 +251,12 @@ class DiskTier:
         with self._changed:
             if not load.wanted:
                 return
-            wanted = load.wanted.popleft()
-            entry = wanted.entry if isinstance(wanted, Piece) else wanted
+            wanted, entry = load.wanted[0], _entry(load.wanted.popleft())
+            used, load.used = load.used, []
             host = next((write.host for write in self._writes if write.entry == entry), None)  # not written yet
-        path = self._directory / entry.name
+        self._touch(used)
         if host is None:
-            host = self._read_file(path)
-            self._touch([entry])
+            host = self._read_file(self._directory / entry.name)
         part = None
         if host is not None and isinstance(wanted, Piece):
             cut = host.cut(wanted.start - entry.start, wanted.stop - entry.start)
@@ -279,23 +282,24 @@ class DiskTier:
     # Writing
 
     def _write_file(self, write: _Write) -> None:
-        nbytes = write.host.nbytes
-        size = nbytes + len(write.entry.tokens) + 4096
+        size = write.host.nbytes + len(write.entry.tokens) + HEADER_BYTES
+        if self._used_bytes + size > self.max_bytes or self._uncounted > self.max_bytes // SHARE:
+            self._trim(size)
+        written = 0
         if size <= self.max_bytes:
-            if self._used_bytes + size > self.max_bytes or self._uncounted > self.max_bytes // SHARE:
-                self._trim(size)
-            self._make_directory()  # somebody may have emptied the root
-            written = disk_files.write(self._directory / write.entry.name, self._identity, write.entry, write.host)
-            self._used_bytes += written
-            self._uncounted += written
-            # What begins a prompt goes after what is behind it.
-            self._touch([write.entry, *reversed(write.used)])
+            with contextlib.suppress(FileNotFoundError):  # somebody has emptied the directory
+                self._make_directory()
+                written = disk_files.write(self._directory / write.entry.name, self._identity, write.entry, write.host)
+        self._used_bytes += written
+        self._uncounted += written
+        # What begins a prompt goes after what is behind it.
+        self._touch([write.entry, *reversed(write.used)])
         with self._changed:
-            if size > self.max_bytes:
+            if not written:
                 self._index.discard(write.entry.name)
             if self._writes:
                 self._writes.popleft()
-                self._staged -= nbytes
+                self._staged -= write.host.nbytes
 
     def _touch(self, entries: Iterable[Entry]) -> None:
         """Count these as used now, the last of them last."""
@@ -334,3 +338,7 @@ class DiskTier:
                 files.append((status.st_mtime_ns, status.st_size, path))
         self._used_bytes, self._uncounted = total, 0
         return files
+
+
+def _entry(wanted: Piece | Entry) -> Entry:
+    return wanted.entry if isinstance(wanted, Piece) else wanted

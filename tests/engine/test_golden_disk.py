@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from quince.engine.core import EngineCore
@@ -16,6 +17,7 @@ from quince.engine.messages import AddRequest
 from tests import tiny_models
 from tests.engine.driver import make_core, run, run_alone
 from tests.engine.test_golden_cache import BUDGET, SNAPSHOTS, ask, check, words
+from tests.engine.test_kv_quantization import wide_heads
 
 IDENTITY = "0" * 32
 CAP = 2**30
@@ -135,32 +137,25 @@ def test_broken_files_are_absent_ones(model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantised_keys_and_values(bits: int, tmp_path: Path) -> None:
-    model = tiny_models.build("qwen3")
-    kind = KVQuantization(bits, 32)
-    wide = tiny_models.build("llama")
+    model = wide_heads("qwen3")
     request = ask("r", words(6, 150))
-    texts = []
+    answers = []
     for _ in range(2):
-        try:
-            with started(wide, tmp_path, quantization=kind) as core:
-                answer = run(core, [request])["r"]
-        except Exception:
-            pytest.skip(f"{model} has heads of 8 numbers")
-        texts.append(answer.token_ids)
-    assert texts[0] == texts[1] and answer.cached_tokens == 149
+        with started(model, tmp_path, quantization=KVQuantization(bits, 32)) as core:
+            answers.append(run(core, [request])["r"])
+    assert answers[0].token_ids == answers[1].token_ids
+    assert [answer.cached_tokens for answer in answers] == [0, 149]
 
 
-def test_keys_of_images(tmp_path: Path) -> None:
-    """Their tokens are numbers below zero, of 62 bits."""
-    from quince.engine.media import keyed_token_ids
-    from quince.engine.messages import MediaInput
-
-    prompt = words(7, 100)
-    keyed = keyed_token_ids(prompt, [MediaInput("a picture", 3, [(10, 60)], [])])
-    other = keyed_token_ids(prompt, [MediaInput("another", 3, [(10, 60)], [])])
-    tier = DiskTier(tmp_path, IDENTITY, max_bytes=CAP)
-    assert min(keyed) < -(2**40)
-    del tier, other
+def test_bfloat16_keeps_every_bit(tmp_path: Path) -> None:
+    model = tiny_models.build("gemma3_text")
+    model.set_dtype(mx.bfloat16)
+    request = ask("r", words(7, 150))
+    for cached in (0, 149):
+        with started(model, tmp_path) as core:
+            answer = run(core, [request])["r"]
+            check(model, request, answer)
+            assert answer.cached_tokens == cached
 
 
 def test_another_model_finds_nothing(tmp_path: Path) -> None:
