@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
+from quince import __version__
 from quince.engine.host_arrays import Array, HostArrays, numpy_dtype
 
 FORMAT = 1
@@ -90,8 +91,8 @@ def packed(token_ids: Sequence[int]) -> array[int]:
 
 def identity(directories: Iterable[Path], facts: Iterable[object]) -> str:
     """Names what keys and values depend on besides tokens: the weights and configurations of a model and its adapter,
-    ``facts``, the libraries, this format."""
-    digest = hashlib.blake2b(repr((FORMAT, [_version(name) for name in _VERSIONS], list(facts))).encode())
+    ``facts``, the libraries, this program and this format."""
+    digest = hashlib.blake2b(repr((FORMAT, __version__, [_version(name) for name in _VERSIONS], list(facts))).encode())
     for directory in directories:
         for path in sorted(directory.iterdir()):
             if path.suffix in (".safetensors", ".npz", ".py"):

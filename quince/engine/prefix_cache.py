@@ -8,7 +8,8 @@ Invariants
 - A token sequence stands in the tree once: what two sequences share is one path.
 - ``nbytes`` is the sum of all segments and snapshots. It exceeds ``max_bytes`` by what is pinned at the most.
 - A pinned node keeps its segment and its snapshot; so do the segments of its ancestors, since only leaves are evicted.
-- A model whose layers can all be cut resumes anywhere; any other resumes at a snapshot, and every leaf has one.
+- A model whose layers can all be cut resumes anywhere; any other resumes at a snapshot, and every leaf has one, or is
+  pinned because its snapshot is still being read from disk.
 - Who was used last is evicted last. A snapshot counts as used when a request resumes from it; a node also when one
   passes through it. So the inner snapshots of a long conversation go before another conversation does.
 """

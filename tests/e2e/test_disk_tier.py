@@ -47,7 +47,8 @@ def test_the_next_server_goes_on(start_server: StartServer, tmp_path: Path, end:
         time.sleep(0.5)
         (server.engine() if end == "kill the engine" else server.process).kill()
     if end == "kill the engine":
-        wait_for(lambda: server.http.get(server.base_url + "/health").status_code == 200, within=30, what="it is back")
+        url, hello = server.base_url + "/v1/chat/completions", chat_body(max_tokens=1)
+        wait_for(lambda: server.http.post(url, json=hello).status_code == 200, within=30, what="it is back")
     else:
         server = start_server(env=env)
     again, cached, _ = ask(server)
