@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -72,4 +71,3 @@ def test_it_is_off_by_default(start_server: StartServer) -> None:
     server = start_server()
     ask(server)
     assert not (server.temporary / "quince_home" / "cache").exists()
-    assert os.path.isdir(server.temporary)
