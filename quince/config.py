@@ -251,6 +251,14 @@ class ServeConfig(ModelSettings):
         None, ge=2**20, description="Bytes that loaded models may take together (default: most of the machine's)."
     )
     preload: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field((), description="Model to load at the start.")
+    prefix_cache_disk_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of files that the prefix cache may have besides, which outlive the server; 0 for none.",
+    )
+    prefix_cache_dir: Annotated[str, AfterValidator(_directory)] | None = Field(
+        None, description="Directory of these files, for the server alone (default: cache in the home directory)."
+    )
     adapters: Annotated[
         tuple[Annotated[str, AfterValidator(_check_adapter)], ...], BeforeValidator(_split), AfterValidator(_check_once)
     ] = Field((), description="NAME=DIR: a LoRA adapter made by mlx-lm that requests may name (default: none).")
@@ -487,10 +495,19 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
-    values, sources = given.values, given.sources
+def _check_pairs(values: Mapping[str, Any], sources: Mapping[str, Source]) -> None:
     if values.get("adapter") and values.get("adapters"):
         raise UsageError(f"{sources['adapter']} is for all requests: it cannot be combined with {sources['adapters']}")
+    if str(values.get("prefix_cache_bytes")) == "0" and str(values.get("prefix_cache_disk_bytes", 0)) != "0":
+        raise UsageError(
+            f"{sources['prefix_cache_disk_bytes']} keeps more of the prefix cache, which "
+            f"{sources['prefix_cache_bytes']} turns off"
+        )
+
+
+def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
+    values, sources = given.values, given.sources
+    _check_pairs(values, sources)
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name, "auto") != "auto":

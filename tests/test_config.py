@@ -112,6 +112,11 @@ def test_models_to_preload() -> None:
         ({"model": "m", "model_type": "audio"}, {}, "--model-type = 'audio'"),
         ({"max_loaded_models": 0}, {}, "--max-loaded-models = 0"),
         ({"memory_budget": 5}, {}, "--memory-budget = 5"),
+        (
+            {"model": "m", "prefix_cache_bytes": 0},
+            {"QUINCE_PREFIX_CACHE_DISK_BYTES": "1"},
+            "QUINCE_PREFIX_CACHE_DISK_BYTES",
+        ),
     ],
 )
 def test_what_does_not_go_together(flags: dict[str, object], environ: dict[str, str], named: str) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from quince.engine.disk_files import Entry
+from quince.engine.host_arrays import HostArrays
 from quince.engine.messages import TokenLogprobs
 from quince.sampling import SamplingParams
 
@@ -77,7 +79,32 @@ class Restore(msgspec.Struct, frozen=True, tag=True):
     snapshot: int | None = None
 
 
-CacheOperation = SaveSegment | SaveSnapshot | SplitSegment | Drop | Restore
+class LoadSegment(msgspec.Struct, frozen=True, tag=True):
+    """Keep what was read from disk as ``handle``: keys and values."""
+
+    handle: int
+    host: HostArrays
+
+
+class LoadSnapshot(msgspec.Struct, frozen=True, tag=True):
+    """The same with a state."""
+
+    handle: int
+    host: HostArrays
+
+
+CacheOperation = SaveSegment | SaveSnapshot | SplitSegment | Drop | Restore | LoadSegment | LoadSnapshot
+
+
+class DiskWrite(msgspec.Struct, frozen=True):
+    """Hand a copy of what is kept as ``handle`` to the disk tier; of a segment, its tokens ``start`` to ``stop``.
+    ``used``: the files that hold what comes before it."""
+
+    handle: int
+    entry: Entry
+    start: int = 0
+    stop: int = 0
+    used: list[Entry] = []
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -86,7 +113,8 @@ class Batch(msgspec.Struct, frozen=True):
 
     Rows of one group decode in one forward pass. The requests of ``prefill`` either all begin or were all in the same
     ``prefill`` before; who is left out there never comes back to it. ``decoding`` counts the rows that decode, those
-    that join included. ``tight``: the groups' buffers become no larger than they must be.
+    that join included. ``tight``: the groups' buffers become no larger than they must be. ``write``, of what is kept
+    after ``cache``, is done when the step before has ended.
     """
 
     cache: list[CacheOperation] = []
@@ -95,6 +123,7 @@ class Batch(msgspec.Struct, frozen=True):
     prefill: list[PrefillChunk] = []
     decoding: int = 0
     tight: bool = False
+    write: list[DiskWrite] = []
 
     @property
     def prefill_shape(self) -> tuple[int, int, int]:

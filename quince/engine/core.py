@@ -13,6 +13,8 @@ from llguidance import LLMatcher
 
 from quince.engine.batch import Batch
 from quince.engine.device import memory_budget
+from quince.engine.disk_cache import DiskCache
+from quince.engine.disk_tier import DiskTier
 from quince.engine.forward import Forward
 from quince.engine.grouping import DecodeGroups
 from quince.engine.kv_layout import KVQuantization
@@ -48,16 +50,23 @@ class CoreConfig:
     kv_quantization: KVQuantization | None = None
 
 
-def make_core(forward: Forward, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig) -> EngineCore:
+def make_core(
+    forward: Forward, vocab_size: int, grammars: GrammarCompiler, config: CoreConfig, tier: DiskTier | None = None
+) -> EngineCore:
     """An engine for this model, within what its code can do (see support.py). Raises ModelLoadError if there is no
-    memory for its caches."""
+    memory for its caches. ``tier``: of the prefix cache, for this model."""
     support, quantization = probe(forward, vocab_size), config.kv_quantization
     if quantization is not None:
         _check_quantization(forward, vocab_size, quantization, support.mask_axes)
     costs = measure(forward, vocab_size, quantization)
     chunk = config.prefill_chunk_size
     runner = ModelRunner(
-        forward, vocab_size, prefill_chunk_size=chunk, mask_axes=support.mask_axes, quantization=quantization
+        forward,
+        vocab_size,
+        prefill_chunk_size=chunk,
+        mask_axes=support.mask_axes,
+        quantization=quantization,
+        write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
     )
     pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds)
     memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config, forward.reserved_bytes), max_width=chunk)
@@ -67,6 +76,10 @@ def make_core(forward: Forward, vocab_size: int, grammars: GrammarCompiler, conf
     if cache_bytes and not costs.layout.reusable:
         logger.warning("this architecture's caches cannot be saved: every prompt is computed anew")
     logger.info("%d MiB for keys and values: rows of at most %d tokens", memory.max_bytes >> 20, memory.most_tokens)
+    prefix_cache = PrefixCache(costs.layout, max_bytes=cache_bytes, is_stored=runner.store.__contains__)
+    disk = None
+    if tier is not None and prefix_cache.enabled:
+        disk = DiskCache(tier, prefix_cache, costs.layout, lambda: pacer.token_seconds)
     scheduler = Scheduler(
         SchedulerConfig(
             max_running_requests=config.max_running_requests if support.batches else 1,
@@ -75,9 +88,10 @@ def make_core(forward: Forward, vocab_size: int, grammars: GrammarCompiler, conf
             mix_adapters=forward.mixes_adapters,
         ),
         pacer=pacer,
-        prefix_cache=PrefixCache(costs.layout, max_bytes=cache_bytes, is_stored=runner.store.__contains__),
+        prefix_cache=prefix_cache,
         memory=memory,
         groups=DecodeGroups(max_padding=costs.padding_tokens),
+        disk=disk,
     )
     return EngineCore(scheduler, runner, forward, pacer, grammars)
 
@@ -183,8 +197,8 @@ class EngineCore:
             self.scheduler.abort([request_id])
 
     def is_compiling(self) -> bool:
-        """There are requests that wait for their grammars: there will be work."""
-        return bool(self._compiling)
+        """There are requests that wait for their grammars, or for the disk: there will be work."""
+        return bool(self._compiling) or self.scheduler.num_loading > 0
 
     def has_work(self) -> bool:
         compiled = any(matcher.done() for _, matcher in self._compiling.values())
@@ -201,6 +215,20 @@ class EngineCore:
         self._release(outputs)
         return outputs
 
+    def close(self, seconds: float) -> None:
+        """The process is about to end: have what is kept in memory written to the disk, as far as that goes in so much
+        time."""
+        disk, deadline = self.scheduler.disk, time.monotonic() + seconds
+        if disk is None:
+            return
+        self.scheduler.abort_all()
+        while disk.has_unwritten() or self.scheduler.num_running:
+            left = deadline - time.monotonic()
+            if left <= 0 or not disk.wait_for_room(left):
+                return
+            self.step()
+        disk.tier.drain(max(0.0, deadline - time.monotonic()))
+
     def fail_step(self, error: str) -> list[Output]:
         """After ``step`` raised: end the requests that ran and start over with those that wait."""
         self.runner.reset()
@@ -210,6 +238,7 @@ class EngineCore:
         return outputs
 
     def stats(self, *, active_memory: int = 0, peak_memory: int = 0) -> EngineStats:
+        disk = self.scheduler.disk
         return EngineStats(
             running=self.scheduler.num_running,
             waiting=self.scheduler.num_waiting + len(self._compiling) + len(self._encoding),
@@ -225,6 +254,8 @@ class EngineCore:
             encoded_media=self._forward.encoded_media,
             kv_bytes=self.scheduler.row_bytes,
             kv_limit=self.scheduler.memory.max_bytes,
+            disk_bytes=0 if disk is None else disk.tier.nbytes,
+            disk_tokens=0 if disk is None else disk.loaded_tokens,
         )
 
     def _take_compiled(self) -> None:

@@ -10,7 +10,9 @@ import msgspec
 from quince.engine.messages import EngineStats
 
 # What is so now, not counted since the engine started.
-_NOW = frozenset({"running", "waiting", "active_memory", "peak_memory", "cache_bytes", "kv_bytes", "kv_limit"})
+_NOW = frozenset(
+    {"running", "waiting", "active_memory", "peak_memory", "cache_bytes", "kv_bytes", "kv_limit", "disk_bytes"}
+)
 
 
 class Death(enum.Enum):

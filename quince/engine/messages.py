@@ -27,7 +27,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     those of ``adapters``, by the names that requests use, are local directories.
 
     ``memory_bytes`` (None: what the device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none;
-    None: a share). ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
+    None: a share). ``prefix_cache_disk_bytes`` more of it may be kept in files below ``prefix_cache_dir``, across
+    restarts. ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
     model is one of mlx-vlm's.
     """
 
@@ -40,6 +41,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
     memory_bytes: int | None = None
     prefix_cache_bytes: int | None = None
+    prefix_cache_disk_bytes: int = 0
+    prefix_cache_dir: str = ""
     kv_bits: int | None = None
     kv_group_size: int = 64
     task: Task = Task.GENERATE
@@ -176,7 +179,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     ``prompt_tokens`` were computed, ``cached_tokens`` taken from the prefix cache by ``cache_hits`` requests;
     ``cache_bytes`` is what it holds, ``kv_bytes`` what the running requests' keys and values take besides, of the
     ``kv_limit`` that both share. ``preemptions``: how often a request had to give up its row for a while.
-    ``encoded_media``: images and videos that went through the vision tower.
+    ``encoded_media``: images and videos that went through the vision tower. ``disk_bytes``: what the prefix cache's
+    files of all models take now; ``disk_tokens`` of prompts were taken from there.
     """
 
     running: int = 0
@@ -193,6 +197,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     kv_bytes: int = 0
     kv_limit: int = 0
     encoded_media: int = 0
+    disk_bytes: int = 0
+    disk_tokens: int = 0
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="step"):

@@ -11,6 +11,7 @@ forbids are computed meanwhile, and sampling is a second evaluation behind it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,7 +22,10 @@ from quince.engine.batch import (
     Batch,
     CacheOperation,
     DecodeRow,
+    DiskWrite,
     Drop,
+    LoadSegment,
+    LoadSnapshot,
     PrefillChunk,
     Restore,
     SampledToken,
@@ -32,6 +36,7 @@ from quince.engine.batch import (
 from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.decode_group import DecodeGroup
 from quince.engine.forward import Forward
+from quince.engine.host_arrays import HostArrays
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.sampler import Sampled
 from quince.engine.snapshots import SnapshotStore
@@ -100,8 +105,11 @@ class ModelRunner:
         prefill_chunk_size: int,
         mask_axes: int = 4,
         quantization: KVQuantization | None = None,
+        write: Callable[[DiskWrite, HostArrays], None] | None = None,
     ) -> None:
+        """``write``: takes what is to be written to the disk; without it, no Batch asks for that."""
         self.store = SnapshotStore()
+        self._write = write or _no_disk
         self._forward = forward
         self._vocab_size = vocab_size
         self._constraints: dict[str, Constraint] = {}
@@ -127,6 +135,8 @@ class ModelRunner:
             self._prefill(batch.prefill, launched)
         tokens = self._launched.wait()
         self.store.settle()
+        for write in batch.write:
+            self._write(write, self.store.host_copy(write))
         if any(part.logits is not None for part in launched.parts):
             tokens = self._start_constrained(launched, tokens)
         else:
@@ -214,6 +224,8 @@ class ModelRunner:
                     self.store.split(handle, at, head)
                 case Drop(handle):
                     self.store.drop(handle)
+                case LoadSegment(handle, host) | LoadSnapshot(handle, host):
+                    self.store.load(handle, host)
                 case Restore(request_id, length, segments, snapshot):
                     cache = self._new_cache(max_width=1)
                     parts = [self.store.first(handle, count) for handle, count in segments]
@@ -288,3 +300,7 @@ class ModelRunner:
             prefill.cache.change(change, [])
             prefill.request_ids = [prefill.request_ids[number] for number in change.order]
         return [by_id[request_id] for request_id in prefill.request_ids]
+
+
+def _no_disk(write: DiskWrite, host: HostArrays) -> None:
+    raise RuntimeError("there is no disk tier to write to")

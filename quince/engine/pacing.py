@@ -54,6 +54,11 @@ class PrefillPacer:
         tokens = self._max_tokens if cost * self._max_tokens <= room else int(room / cost) // GRAIN * GRAIN
         return max(tokens, min(MIN_TOKENS, self._max_tokens))
 
+    @property
+    def token_seconds(self) -> float:
+        """What a token of a prompt costs; 0 if that is not known yet."""
+        return self._token_cost()
+
     def _decode_step(self) -> float:
         return statistics.median(self._decode_seconds) if self._decode_seconds else 0.0
 

@@ -56,6 +56,9 @@ class PoolingCore:
             peak_memory=peak_memory,
         )
 
+    def close(self, seconds: float) -> None:
+        """There is nothing to save."""
+
     def _run(self, batch: PoolBatch) -> list[bytes]:
         started = time.perf_counter()
         values = self.runner.run(batch)

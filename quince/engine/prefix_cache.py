@@ -8,7 +8,8 @@ Invariants
 - A token sequence stands in the tree once: what two sequences share is one path.
 - ``nbytes`` is the sum of all segments and snapshots. It exceeds ``max_bytes`` by what is pinned at the most.
 - A pinned node keeps its segment and its snapshot; so do the segments of its ancestors, since only leaves are evicted.
-- A model whose layers can all be cut resumes anywhere; any other resumes at a snapshot, and every leaf has one.
+- A model whose layers can all be cut resumes anywhere; any other resumes at a snapshot, and every leaf has one, or is
+  pinned because its snapshot is still being read from disk.
 - Who was used last is evicted last. A snapshot counts as used when a request resumes from it; a node also when one
   passes through it. So the inner snapshots of a long conversation go before another conversation does.
 """
@@ -17,33 +18,52 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from quince.engine.batch import CacheOperation, Drop, Restore, SaveSegment, SaveSnapshot, SplitSegment
+from quince.engine.batch import CacheOperation, Drop, Restore, SplitSegment
+from quince.engine.host_arrays import LoadedPart
 from quince.engine.kv_layout import KVLayout
+from quince.engine.sources import Disk, Row, Source
 
 MIN_MATCH = 16  # tokens: taking up fewer costs more than computing them
 
 
-class _Node:
-    __slots__ = ("children", "end", "parent", "pins", "segment", "snapshot", "snapshot_used", "tokens", "used")
+class Node:
+    """``written`` and ``snapshot_written``: how many of its tokens, and whether its snapshot, are on disk."""
 
-    def __init__(self, parent: _Node | None, tokens: list[int], segment: int) -> None:
+    __slots__ = (
+        "children",
+        "end",
+        "parent",
+        "pins",
+        "segment",
+        "snapshot",
+        "snapshot_used",
+        "snapshot_written",
+        "tokens",
+        "used",
+        "written",
+    )
+
+    def __init__(self, parent: Node | None, tokens: list[int], segment: int) -> None:
         self.parent = parent
         self.tokens = tokens
         self.end: int = (0 if parent is None else parent.end) + len(tokens)
-        self.children: dict[int, _Node] = {}
+        self.children: dict[int, Node] = {}
         self.segment = segment
         self.snapshot: int | None = None
         self.pins = 0
         self.used = 0
         self.snapshot_used = 0
+        self.written = 0
+        self.snapshot_written = False
 
-    def path(self) -> list[_Node]:
+    def path(self) -> list[Node]:
         """From the first node below the root to this one."""
-        nodes: list[_Node] = []
-        node: _Node = self
+        nodes: list[Node] = []
+        node: Node = self
         while node.parent is not None:
             nodes.append(node)
             node = node.parent
@@ -52,16 +72,16 @@ class _Node:
 
 # When it was last used, a tie-break, whose it is, and whether the snapshot is meant or the (leaf) node. An entry is
 # stale once it was used again; stale ones are skipped when they come up.
-_Entry = tuple[int, int, _Node, bool]
+_Entry = tuple[int, int, Node, bool]
 
 
 @dataclass(frozen=True)
 class Match:
-    """The longest prefix that can be resumed: ``length`` tokens, 0 for none. Valid until the next insert or evict,
-    or, pinned, until ``unpin``."""
+    """A prefix, the longest that can be resumed or is held: ``length`` tokens, 0 for none. Valid until the next insert
+    or evict, or, pinned, until ``unpin``."""
 
     length: int = 0
-    _node: _Node | None = field(default=None, repr=False)
+    _node: Node | None = field(default=None, repr=False)
 
 
 class PrefixCache:
@@ -76,12 +96,13 @@ class PrefixCache:
         self.operations: list[CacheOperation] = []
         self._layout = layout
         self._is_stored = is_stored
-        self._roots: dict[Hashable, _Node] = {}
+        self._roots: dict[Hashable, Node] = {}
         self._nodes = 0
         self._handles = itertools.count(1)
         self._clock = itertools.count(1)
         self._oldest: list[_Entry] = []
         self._pending: set[int] = set()  # handles whose arrays the runner has not been told to make yet
+        self.unwritten: deque[tuple[Hashable, Node]] | None = None  # with a disk tier: keys and new leaves, in order
 
     @property
     def needs_snapshots(self) -> bool:
@@ -106,7 +127,7 @@ class PrefixCache:
             match = self._match_anywhere(root, token_ids, limit)
         return match if match.length >= MIN_MATCH else Match()
 
-    def _match_anywhere(self, root: _Node, token_ids: Sequence[int], limit: int) -> Match:
+    def _match_anywhere(self, root: Node, token_ids: Sequence[int], limit: int) -> Match:
         best = Match()
         for node, length in self._walk(root, token_ids, limit):
             if not self._sound(node.segment):
@@ -115,9 +136,9 @@ class PrefixCache:
             best = Match(length, node)
         return best
 
-    def _match_snapshot(self, root: _Node, token_ids: Sequence[int], limit: int) -> Match:
+    def _match_snapshot(self, root: Node, token_ids: Sequence[int], limit: int) -> Match:
         """Falls back to an older snapshot where a newer one, or a segment below it, is gone."""
-        path: list[_Node] = []
+        path: list[Node] = []
         for node, length in self._walk(root, token_ids, limit):
             if not self._sound(node.segment):
                 self._remove_subtree(node)
@@ -132,10 +153,19 @@ class PrefixCache:
             self._drop_snapshot(node)
         return Match()
 
+    def held(self, token_ids: Sequence[int], limit: int, key: Hashable = None) -> Match:
+        """The longest prefix whose segments are kept, whether it can be resumed or not."""
+        best, root = Match(), self._roots.get(key)
+        for node, length in self._walk(root, token_ids, limit) if root is not None else ():
+            if not self._sound(node.segment):
+                break
+            best = Match(length, node)
+        return best
+
     def _sound(self, handle: int) -> bool:
         return handle in self._pending or self._is_stored(handle)
 
-    def _walk(self, root: _Node, token_ids: Sequence[int], limit: int) -> Iterator[tuple[_Node, int]]:
+    def _walk(self, root: Node, token_ids: Sequence[int], limit: int) -> Iterator[tuple[Node, int]]:
         """The nodes along ``token_ids[:limit]`` with how many tokens match up to (and in) each; the last may be cut."""
         node, position = root, 0
         while position < limit:
@@ -156,6 +186,7 @@ class PrefixCache:
     def unpin(self, match: Match) -> None:
         assert match._node is not None, "nothing was matched"
         match._node.pins -= 1
+        self._prune(match._node)
         self._remember(match._node)
 
     def restore(self, match: Match, request_id: str) -> None:
@@ -180,25 +211,41 @@ class PrefixCache:
         """
         if not self.enabled or not token_ids:
             return 0
-        root = self._roots.setdefault(key, _Node(None, [], 0))
+        kept = self._insert(token_ids, Row(request_id, key))
+        return min(kept.end, len(token_ids))
+
+    def adopt(self, token_ids: list[int], part: LoadedPart, key: Hashable = None) -> Match:
+        """Keep what was read from disk of these tokens, the last of which are the part's. Returns what is kept of all
+        of them, to be pinned until the next part: in models with snapshots it cannot be resumed before that comes."""
+        if not self.enabled:
+            return Match()
+        kept = self._insert(token_ids, Disk(part, key))
+        return Match(min(kept.end, len(token_ids)), kept) if kept.parent is not None else Match()
+
+    def _insert(self, token_ids: list[int], source: Source) -> Node:
+        """The node where what is kept of these tokens ends."""
+        root = self._roots.setdefault(source.key, Node(None, [], 0))
         node, position = root, 0
         for child, length in self._walk(root, token_ids, len(token_ids)):
             if length < child.end and not (length == len(token_ids) and not self._layout.needs_snapshots):
                 child = self._split(child, length)
             node, position = child, length
+        if position < source.start:
+            return node
         node.pins += 1
         try:
-            kept = self._extend(node, position, token_ids, request_id)
+            kept = self._extend(node, position, token_ids, source)
         finally:
             node.pins -= 1
         self._prune(node)
         self._touch(kept.path())
-        return min(kept.end, len(token_ids))
+        return kept
 
-    def _extend(self, node: _Node, position: int, token_ids: list[int], request_id: str) -> _Node:
+    def _extend(self, node: Node, position: int, token_ids: list[int], source: Source) -> Node:
         """Add what is missing behind ``node``, which is pinned, as far as there is room."""
         layout = self._layout
-        snapshot_bytes = layout.snapshot_bytes(len(token_ids)) if layout.needs_snapshots else 0
+        with_snapshot = layout.needs_snapshots and source.has_snapshot
+        snapshot_bytes = layout.snapshot_bytes(len(token_ids)) if with_snapshot else 0
         need = layout.segment_bytes(len(token_ids) - position)
         if node.end == len(token_ids) == position and node.snapshot is not None:
             snapshot_bytes = 0
@@ -212,36 +259,52 @@ class PrefixCache:
                 return node
             stop = position + room // layout.token_bytes
         if stop > position:
-            node = self._add_leaf(node, token_ids[position:stop], request_id)
-        if layout.needs_snapshots and node.snapshot is None and node.parent is not None:
-            self._add_snapshot(node, request_id)
+            node = self._add_leaf(node, token_ids[position:stop], source)
+        if with_snapshot and node.snapshot is None and node.parent is not None:
+            self._add_snapshot(node, source)
         return node
 
-    def _add_leaf(self, parent: _Node, tokens: list[int], request_id: str) -> _Node:
-        node = _Node(parent, tokens, next(self._handles))
+    def _add_leaf(self, parent: Node, tokens: list[int], source: Source) -> Node:
+        node = Node(parent, tokens, next(self._handles))
         parent.children[tokens[0]] = node
         self.version += 1
         self._nodes += 1
         self.nbytes += self._layout.segment_bytes(len(tokens))
         self._pending.add(node.segment)
-        self.operations.append(SaveSegment(node.segment, request_id, parent.end, node.end))
+        self.operations.append(source.segment(node.segment, parent.end, node.end))
+        if source.on_disk:
+            node.written = len(tokens)
+        else:
+            self._note_unwritten(source.key, node)
         return node
 
-    def _add_snapshot(self, node: _Node, request_id: str) -> None:
+    def _add_snapshot(self, node: Node, source: Source) -> None:
         node.snapshot = next(self._handles)
         node.snapshot_used = next(self._clock)
         self.version += 1
         self.nbytes += self._layout.snapshot_bytes(node.end)
         self._pending.add(node.snapshot)
-        self.operations.append(SaveSnapshot(node.snapshot, request_id))
+        self.operations.append(source.snapshot(node.snapshot))
+        node.snapshot_written = source.on_disk
+        if not source.on_disk:
+            self._note_unwritten(source.key, node)
         self._remember(node)
 
-    def _split(self, node: _Node, end: int) -> _Node:
+    def _note_unwritten(self, key: Hashable, node: Node) -> None:
+        if self.unwritten is None:
+            return
+        if len(self.unwritten) > 64 + 4 * self._nodes:
+            left = {id(entry[1]): entry for entry in self.unwritten if entry[1].parent is not None}
+            self.unwritten = deque(left.values())
+        self.unwritten.append((key, node))
+
+    def _split(self, node: Node, end: int) -> Node:
         """A new node between ``node`` and its parent that ends at ``end``. Returns it."""
         parent, at = node.parent, end - (node.end - len(node.tokens))
         assert parent is not None
-        head = _Node(parent, node.tokens[:at], next(self._handles))
+        head = Node(parent, node.tokens[:at], next(self._handles))
         head.used = node.used
+        head.written, node.written = min(node.written, at), max(node.written - at, 0)
         self.version += 1
         parent.children[head.tokens[0]] = head
         head.children[node.tokens[at]] = node
@@ -305,14 +368,14 @@ class PrefixCache:
             return node.snapshot is not None and node.snapshot_used == used
         return not node.children and node.used == used
 
-    def _touch(self, path: list[_Node]) -> None:
+    def _touch(self, path: list[Node]) -> None:
         now = next(self._clock)
         for node in path:
             node.used = now
         if path:
             self._remember(path[-1])
 
-    def _remember(self, node: _Node) -> None:
+    def _remember(self, node: Node) -> None:
         """Put what can be evicted of this node where ``evict_to`` finds it."""
         if node.parent is None:
             return
@@ -325,7 +388,7 @@ class PrefixCache:
         if node.snapshot is not None:
             heapq.heappush(self._oldest, (node.snapshot_used, next(self._clock), node, True))
 
-    def _prune(self, node: _Node) -> None:
+    def _prune(self, node: Node) -> None:
         """Remove leaves that nothing can resume from, upwards: in models with snapshots, those without one."""
         while self._layout.needs_snapshots and node.parent is not None:
             if node.children or node.snapshot is not None or node.pins:
@@ -335,14 +398,14 @@ class PrefixCache:
             node = parent
             self._remember(node)
 
-    def _drop_snapshot(self, node: _Node) -> None:
+    def _drop_snapshot(self, node: Node) -> None:
         assert node.snapshot is not None
         self.version += 1
         self.nbytes -= self._layout.snapshot_bytes(node.end)
         self.operations.append(Drop(node.snapshot))
         node.snapshot = None
 
-    def _remove(self, node: _Node) -> None:
+    def _remove(self, node: Node) -> None:
         """Take a leaf out of the tree."""
         assert node.parent is not None and not node.children
         if node.snapshot is not None:
@@ -354,7 +417,7 @@ class PrefixCache:
         self.nbytes -= self._layout.segment_bytes(len(node.tokens))
         self.operations.append(Drop(node.segment))
 
-    def _remove_subtree(self, node: _Node) -> None:
+    def _remove_subtree(self, node: Node) -> None:
         """A segment is gone: nothing behind it can be resumed."""
         parent = node.parent
         for child in list(node.children.values()):
@@ -365,7 +428,7 @@ class PrefixCache:
             self._remember(parent)
 
 
-def _detach(node: _Node) -> None:
+def _detach(node: Node) -> None:
     """Cut a subtree into single nodes, so that the pins that are left mean nothing."""
     for child in node.children.values():
         _detach(child)

@@ -1,7 +1,7 @@
 """The engine process: one model, one thread that owns MLX, one socket.
 
 Its standard input carries the EngineConfig and then stays open: when it ends, the API process is gone, and so is the
-engine. That thread does nothing else.
+engine. The thread that sees it waits, with a disk tier, for what the prefix cache still has to write.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from quince.engine.disk_files import identity
+from quince.engine.disk_tier import DiskTier
 from quince.engine.ipc import EngineSocket, remove_socket
 from quince.engine.messages import (
     Abort,
@@ -36,6 +38,7 @@ from quince.errors import ModelLoadError
 logger = logging.getLogger("quince.engine")
 
 MAX_FAILED_STEPS = 3
+SAVE_TIMEOUT = 4.0  # seconds at the end; less than what supervisor.py waits before it kills
 SIGN_OF_LIFE = 1.0  # seconds between messages while only grammars are being compiled
 
 
@@ -44,25 +47,54 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API process's to handle
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
-    threading.Thread(target=_exit_with_parent, args=[config.address], name="parent-watch", daemon=True).start()
     with EngineSocket(config.address) as socket:
-        engine = _load(config, socket)
+        ending = _Ending(socket)
+        watch = threading.Thread(
+            target=_exit_with_parent, args=[config.address, ending], name="parent-watch", daemon=True
+        )
+        watch.start()
+        engine = _load(config, socket, ending)
         if engine is None:
             sys.exit(1)
         engine.serve()
 
 
-def _exit_with_parent(address: str) -> None:
+class _Ending:
+    """How the end of the process is agreed on between the thread that sees it come and the engine's."""
+
+    def __init__(self, socket: EngineSocket) -> None:
+        self._socket = socket
+        self._begun = threading.Event()
+        self._saved = threading.Event()
+        self.saves = False  # whether the engine serves, and has something to save at its end
+
+    @property
+    def begun(self) -> bool:
+        return self._begun.is_set()
+
+    def begin(self) -> None:
+        """Let the engine save what it has, for at most SAVE_TIMEOUT seconds."""
+        self._begun.set()
+        if self.saves:
+            self._socket.wake()
+            self._saved.wait(SAVE_TIMEOUT + 0.5)
+
+    def complete(self) -> None:
+        self._saved.set()
+
+
+def _exit_with_parent(address: str, ending: _Ending) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
+    ending.begin()
     remove_socket(address)
     os._exit(0)
 
 
-def _load(config: EngineConfig, socket: EngineSocket) -> EngineServer | None:
+def _load(config: EngineConfig, socket: EngineSocket, ending: _Ending) -> EngineServer | None:
     """Load the model and report it, or report why not."""
     try:
-        engine = EngineServer(config, socket)
+        engine = EngineServer(config, socket, ending)
     except ModelLoadError as error:
         logger.error("%s", error)
         socket.send(LoadFailed(error.message))
@@ -81,6 +113,7 @@ class Core(Protocol):
     ``add`` takes the requests of the engine's own task and never fails. ``step`` does a bounded piece of work and
     returns what became of requests; after it has raised, ``fail_step`` ends those that were part of it. Aborted
     requests get their last output from a ``step``. ``is_compiling``: other threads work for it, and will wake it.
+    ``close`` saves what is to outlive the process, within so many seconds.
     """
 
     @property
@@ -92,6 +125,7 @@ class Core(Protocol):
     def step(self) -> list[Output]: ...
     def fail_step(self, error: str) -> list[Output]: ...
     def stats(self, *, active_memory: int, peak_memory: int) -> EngineStats: ...
+    def close(self, seconds: float) -> None: ...
 
 
 def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Core, Ready]:
@@ -108,6 +142,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     from quince.engine.vision_loader import load_vision
 
     adapter = None if config.adapter_path is None else Path(config.adapter_path)
+    tier = _make_tier(config, wake)  # it reads what there is while the model is loaded
     load_model = load_vision if config.vision else load
     if config.vision and config.adapters:
         raise ModelLoadError("--adapters is for models that read text only; this one reads images, too")
@@ -128,6 +163,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
             prefix_cache_bytes=config.prefix_cache_bytes,
             kv_quantization=None if config.kv_bits is None else KVQuantization(config.kv_bits, config.kv_group_size),
         ),
+        tier,
     )
     return core, Ready(
         model_type=loaded.model_type,
@@ -136,6 +172,19 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
         memory_bytes=mx.get_active_memory(),
         device=str(mx.default_device()),
     )
+
+
+def _make_tier(config: EngineConfig, wake: Callable[[], None]) -> DiskTier | None:
+    if not config.prefix_cache_disk_bytes:
+        return None
+    paths = (config.model_path, config.adapter_path, *config.adapters.values())
+    directories = [Path(path) for path in paths if path is not None]
+    facts = (config.vision, config.kv_bits, config.kv_group_size, *config.adapters)
+    try:
+        name = identity(directories, facts)
+    except OSError as error:
+        raise ModelLoadError(f"the model's files cannot be read: {error}") from error
+    return DiskTier(Path(config.prefix_cache_dir), name, max_bytes=config.prefix_cache_disk_bytes, wake=wake)
 
 
 def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
@@ -160,7 +209,7 @@ def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
 class EngineServer:
     """Loads the model, then serves."""
 
-    def __init__(self, config: EngineConfig, socket: EngineSocket) -> None:
+    def __init__(self, config: EngineConfig, socket: EngineSocket, ending: _Ending) -> None:
         generating = config.task is Task.GENERATE
         self._core, self.ready = _make_generating(config, socket.wake) if generating else _make_pooling(config)
 
@@ -168,11 +217,13 @@ class EngineServer:
 
         self._mx = mx
         self._socket = socket
+        self._ending = ending
         self._failed_steps = 0
+        ending.saves = config.prefix_cache_disk_bytes > 0
 
-    def serve(self) -> NoReturn:
+    def serve(self) -> None:
         """Run until standard input ends, which ends the process."""
-        while True:
+        while not self._ending.begun:
             self._receive()
             if self._core.has_work():
                 self._send(self._step())
@@ -180,6 +231,12 @@ class EngineServer:
                 self._send([])  # a sign of life
             if not self._core.has_work():
                 self._core.runner.release_memory()
+        try:
+            self._core.close(SAVE_TIMEOUT)
+        except Exception:  # the boundary: what fails now ends nothing but the saving
+            logger.exception("the prefix cache could not be written to the disk")
+        self._ending.complete()
+        threading.Event().wait()  # for the end, which has begun
 
     def _receive(self) -> None:
         """Take what has arrived, sleeping while there is nothing to do."""

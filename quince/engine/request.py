@@ -68,6 +68,7 @@ class Request:
     max_tokens: int = field(init=False)  # of the answer, as far as there is memory for it
     input_token_ids: list[int] = field(init=False)
     match: tuple[int, Match] | None = None  # what the prefix cache had, and its version then
+    disk_asked: bool = False  # whether the disk has been asked for what memory has not
     save_points: list[int] = field(default_factory=list)  # positions to come where a snapshot is taken, ascending
     stop_token_ids: frozenset[int] = field(init=False)
 
@@ -90,6 +91,7 @@ class Request:
         self.num_prefilled = 0
         self.save_points = []
         self.match = None
+        self.disk_asked = False
 
     @property
     def token_ids(self) -> list[int]:

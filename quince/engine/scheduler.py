@@ -1,8 +1,8 @@
 """Which requests run in the next step: first come, first served, within fixed limits. No MLX in here.
 
 Invariants
-- A request is in exactly one of ``_waiting``, ``_followers``, ``_prefilling``, ``_decoding``, ``_completing``,
-  ``_preempted`` until it is finished.
+- A request is in exactly one of ``_waiting``, ``_followers``, ``disk``, ``_prefilling``, ``_decoding``,
+  ``_completing``, ``_preempted`` until it is finished.
 - The runner holds rows for ``_prefilling`` and ``_decoding``; together they are at most ``max_running_requests``.
 - Whoever leaves those two with a row is in ``_free`` and is named in the next Batch. ``_completing`` and ``_preempted``
   wait for the token that is in flight.
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from quince.engine.batch import Batch, DecodeRow, PrefillChunk, SampledToken
+from quince.engine.disk_cache import DiskCache
 from quince.engine.followers import MIN_SHARED, Followers, leaders
 from quince.engine.grouping import DecodeGroups
 from quince.engine.memory import GroupPlan, KVMemory, Rectangle
@@ -60,8 +61,10 @@ class Scheduler:
         prefix_cache: PrefixCache,
         memory: KVMemory,
         groups: DecodeGroups,
+        disk: DiskCache | None = None,
     ) -> None:
         self.prefix_cache = prefix_cache
+        self.disk = disk
         self.memory = memory
         self.cached_tokens = self.cache_hits = self.preemptions = self.row_bytes = 0
         self._cache_bytes = prefix_cache.max_bytes
@@ -84,7 +87,12 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._followers) + len(self._preempted)
+        return len(self._waiting) + len(self._followers) + len(self._preempted) + self.num_loading
+
+    @property
+    def num_loading(self) -> int:
+        """Those that wait for the disk."""
+        return 0 if self.disk is None else len(self.disk)
 
     @property
     def num_running(self) -> int:
@@ -92,7 +100,9 @@ class Scheduler:
 
     def has_work(self) -> bool:
         queues = (self._waiting, self._prefilling, self._decoding, self._completing, self._preempted)
-        return any(queues) or bool(self._free or self._outputs)
+        if any(queues) or self._free or self._outputs:
+            return True
+        return self.disk is not None and self.disk.is_ready()
 
     def add(self, request: Request) -> None:
         self._arrived += 1
@@ -116,6 +126,12 @@ class Scheduler:
             if request is not None:
                 self._outputs.append(self._finish(request, FinishReason.ABORT))
 
+    def abort_all(self) -> None:
+        """Finish every request; what rows hold is kept."""
+        self.abort(self.disk.request_ids if self.disk is not None else ())
+        while requests := [*self._waiting, *self._prefilling, *self._decoding]:  # whose followers wait then
+            self.abort(requests)
+
     def schedule(self) -> Batch:
         self._save_prefilled()
         self._advance_decoding()
@@ -124,13 +140,15 @@ class Scheduler:
         self.memory.commit(self._next_groups)
         join = [self._join(request, group) for request, group in joining.values()]
         budget = self._pacer.budget(decoding=bool(self._decoding))
+        self._take_loaded()
         self._admit(budget)
         prefill = self._prefill(budget)
         self._bound_cache()
         free, self._free = self._free, []
         cache = self.prefix_cache.take_operations()
+        write = [] if self.disk is None else self.disk.writes()
         decoding = len(self._decoding)
-        return Batch(cache=cache, free=free, join=join, prefill=prefill, decoding=decoding, tight=tight)
+        return Batch(cache=cache, free=free, join=join, prefill=prefill, decoding=decoding, tight=tight, write=write)
 
     def update(self, tokens: Iterable[SampledToken]) -> list[Output]:
         """Give each sampled token to its request and finish those that are done."""
@@ -165,7 +183,8 @@ class Scheduler:
         for queue in (self._waiting, self._prefilling, self._decoding, self._completing, self._preempted):
             if request_id in queue:
                 return queue[request_id]
-        return self._followers.get(request_id)
+        request = self._followers.get(request_id)
+        return self.disk.get(request_id) if request is None and self.disk is not None else request
 
     # Decode
 
@@ -262,6 +281,9 @@ class Scheduler:
                 continue
             self._keep_shared(request)
             match = self._match(request)
+            if self.disk is not None and self.disk.start(request, match, request.adapter):
+                del self._waiting[request.request_id]
+                continue
             work = len(request.input_token_ids) - 1 - match.length
             lane = next((lane for lane in lanes if lane.takes(request, match.length, budget)), None)
             if lane is None and work > 0 and not self._lanes.may_add(work, budget):
@@ -274,6 +296,12 @@ class Scheduler:
                 lanes.append(lane)
             if lane is not None and work > 0:
                 lane.add(request)
+
+    def _take_loaded(self) -> None:
+        """Go on with requests for which the disk has been read."""
+        if self.disk is not None:
+            for request in reversed(self.disk.advance()):
+                self._wait_again(request)
 
     def num_cached(self, request: Request) -> int:
         """How much of a waiting request's prompt the prefix cache has now, in tokens."""
@@ -466,5 +494,7 @@ class Scheduler:
         for queue in (self._waiting, self._completing, self._preempted):
             queue.pop(request_id, None)
         self._followers.discard(request_id)
+        if self.disk is not None:
+            self.disk.discard(request)
         request.status = STATUS_OF[reason]
         return Output(request_id, finish_reason=reason, error=error)

@@ -6,10 +6,14 @@ Everything kept is a copy, so that no buffer of a running batch is read by anyth
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import mlx.core as mx
+import numpy as np
 
+from quince.engine.batch import DiskWrite
 from quince.engine.batch_cache import Part
+from quince.engine.host_arrays import Array, HostArrays, Tree
 
 
 class SnapshotStore:
@@ -31,6 +35,21 @@ class SnapshotStore:
         parts = self._kept[handle]
         self.put(head, [_cut(part, 0, at, copy=True) for part in parts])
         self.put(handle, [_cut(part, at, None, copy=True) for part in parts])
+
+    def load(self, handle: int, host: HostArrays) -> None:
+        """Keep a copy of what was read."""
+        arrays = [_to_device(array, dtype) for array, dtype in zip(host.arrays, host.dtypes, strict=True)]
+        self.put(handle, cast(list[Part], _filled(host.tree, arrays)))
+
+    def host_copy(self, write: DiskWrite) -> HostArrays:
+        """What the disk tier is to write; when nothing else is computing."""
+        parts: list[Part] = self._kept[write.handle]
+        if not write.entry.snapshot:
+            parts = [_cut(part, write.start, write.stop, copy=True) for part in parts]
+        arrays: list[mx.array] = []
+        tree = _places(parts, arrays)
+        mx.eval(arrays)
+        return HostArrays(tree, [_to_host(array) for array in arrays], [_dtype_name(array) for array in arrays])
 
     def drop(self, handle: int) -> None:
         del self._kept[handle]
@@ -66,6 +85,35 @@ def _cut(part: Part, start: int, stop: int | None, *, copy: bool) -> Part:
         return part
     piece = part[:, :, start:stop]
     return mx.contiguous(piece) if copy else piece
+
+
+def _places(part: Part, arrays: list[mx.array]) -> Tree:
+    """The tree of a part, whose arrays are appended to ``arrays``."""
+    if isinstance(part, list):
+        return [_places(member, arrays) for member in part]
+    if part is None:
+        return None
+    arrays.append(part)
+    return len(arrays) - 1
+
+
+def _filled(tree: Tree, arrays: list[mx.array]) -> Part:
+    """The other way round."""
+    if isinstance(tree, list):
+        return [_filled(member, arrays) for member in tree]
+    return None if tree is None else arrays[tree]
+
+
+def _dtype_name(array: mx.array) -> str:
+    return str(array.dtype).removeprefix("mlx.core.")
+
+
+def _to_host(array: mx.array) -> Array:
+    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
+
+
+def _to_device(array: Array, dtype: str) -> mx.array:
+    return mx.array(array).view(mx.bfloat16) if dtype == "bfloat16" else mx.array(array)
 
 
 def _arrays(part: Part) -> Iterator[mx.array]:

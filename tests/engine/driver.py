@@ -11,6 +11,7 @@ from mlx.nn.layers.base import Module
 
 from quince.engine import core
 from quince.engine.core import CoreConfig, EngineCore
+from quince.engine.disk_tier import DiskTier
 from quince.engine.forward import Forward, TextForward
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.messages import AddRequest, FinishReason, TokenLogprobs
@@ -36,6 +37,7 @@ def make_core(
     prefill_chunk_size: int = 64,
     prefix_cache_bytes: int = 0,
     kv_quantization: KVQuantization | None = None,
+    tier: DiskTier | None = None,
 ) -> EngineCore:
     forward = TextForward(model) if isinstance(model, Module) else model
     grammars = GrammarCompiler(tokenizer_file(), VOCAB_SIZE)
@@ -46,7 +48,7 @@ def make_core(
         snapshot_interval=64,
         kv_quantization=kv_quantization,
     )
-    return core.make_core(forward, VOCAB_SIZE, grammars, config)
+    return core.make_core(forward, VOCAB_SIZE, grammars, config, tier)
 
 
 def run(
@@ -65,7 +67,7 @@ def run(
             engine.add(due.pop(0))
         engine.abort([name for name, at in aborts.items() if at == step])
         while not engine.has_work() and engine.stats().waiting:
-            time.sleep(0.001)  # a grammar is being compiled
+            time.sleep(0.001)  # a grammar is being compiled, or the disk is read
         if not due and not engine.has_work():
             return answers
         for output in engine.step():

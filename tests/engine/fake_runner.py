@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from quince.engine.batch import Batch, Drop, Restore, SampledToken, SaveSegment, SaveSnapshot, SplitSegment
+import numpy as np
+
+from quince.engine.batch import (
+    Batch,
+    Drop,
+    LoadSegment,
+    LoadSnapshot,
+    Restore,
+    SampledToken,
+    SaveSegment,
+    SaveSnapshot,
+    SplitSegment,
+)
+from quince.engine.disk_tier import DiskTier
+from quince.engine.host_arrays import HostArrays
 from quince.engine.kv_layout import KVLayout
 
 FIRST_ANSWER = 1000
@@ -11,8 +25,9 @@ FIRST_ANSWER = 1000
 class FakeRunner:
     """Answers one step late, as the real one. The n-th token that a request says is FIRST_ANSWER + n."""
 
-    def __init__(self, layout: KVLayout) -> None:
+    def __init__(self, layout: KVLayout, tier: DiskTier | None = None) -> None:
         self.layout = layout
+        self.tier = tier
         self.prefilled: dict[str, list[int]] = {}
         self.rows: dict[str, list[int]] = {}
         self.kept: dict[int, list[int]] = {}
@@ -34,6 +49,7 @@ class FakeRunner:
             self.rows[row.request_id] = self.prefilled.pop(row.request_id, [])
             self.inputs[row.request_id] = row.token_id
             self.said[row.request_id] = len(row.generated_token_ids)
+        self._write(batch)
         done, self.in_flight = self.in_flight, [self._decode(name) for name in self.rows]
         assert batch.decoding == len(self.rows)
         self._prefill(batch)
@@ -56,6 +72,15 @@ class FakeRunner:
             self.lanes.setdefault(chunk.request_id, id(batch))
         assert len({self.lanes[chunk.request_id] for chunk in batch.prefill}) <= 1, "they began together"
 
+    def _write(self, batch: Batch) -> None:
+        for write in batch.write:
+            assert self.tier is not None
+            tokens = self.kept[write.handle]
+            if not write.entry.snapshot:
+                tokens = tokens[write.start : write.stop]
+                assert np.array(tokens).tobytes() == write.entry.tokens
+            self.tier.write(write.entry, HostArrays([0], [np.array([[tokens]])[..., None]], ["int64"]), write.used)
+
     def _operate(self, batch: Batch) -> None:
         for operation in batch.cache:
             match operation:
@@ -68,6 +93,10 @@ class FakeRunner:
                     self.snapshots.add(handle)
                 case SplitSegment(handle, at, head):
                     self.kept[head], self.kept[handle] = self.kept[handle][:at], self.kept[handle][at:]
+                case LoadSegment(handle, host) | LoadSnapshot(handle, host):
+                    self.kept[handle] = host.arrays[0].ravel().tolist()
+                    if isinstance(operation, LoadSnapshot):
+                        self.snapshots.add(handle)
                 case Drop(handle):
                     del self.kept[handle]
                     self.snapshots.discard(handle)
