@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from quince import config
+from quince.cli import mlx_serve, mlx_server
 from quince.cli.main import app
 from quince.server import routes
 from quince.text import reasoning_parsers, tool_parsers
@@ -24,8 +25,11 @@ DOCUMENTS = [markdown.read(path) for path in markdown.documents()]
 # benchmarks/ and training/ have commands of their own.
 USERS = [document for document in DOCUMENTS if document.path.parent in (REPOSITORY, REPOSITORY / "docs")]
 # Options of other programs that are named without them.
-OTHER_OPTIONS = {"--offline", "--model"}
-OTHER_VARIABLES = {"QUINCE_HOME", "QUINCE_CONFIG"}
+OTHER_OPTIONS = {
+    "--offline", "--model", "--adapter-path", "--temp", "--decode-concurrency", "--prefill-step-size", "--prompt-cache-bytes",
+}  # fmt: skip
+OTHER_VARIABLES = {"QUINCE_HOME", "QUINCE_CONFIG", "QUINCE_MODELS_DIR"}
+PROGRAMS = (app, mlx_server.app, mlx_server.launch_app, mlx_serve.app)
 
 
 def file_name(document: markdown.Document) -> str:
@@ -90,7 +94,7 @@ def every_option(command: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("document", USERS, ids=file_name)
 def test_options_variables_and_targets_are_there(document: markdown.Document) -> None:
-    known = {*every_option(typer.main.get_command(app)), *OTHER_OPTIONS}
+    known = {option for program in PROGRAMS for option in every_option(typer.main.get_command(program))} | OTHER_OPTIONS
     variables = {f"QUINCE_{name.upper()}" for name in config.SETTINGS} | OTHER_VARIABLES
     targets = re.findall(r"^([a-z\-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     wrong = []
