@@ -25,9 +25,9 @@ DOCUMENTS = [markdown.read(path) for path in markdown.documents()]
 # benchmarks/ and training/ have commands of their own.
 USERS = [document for document in DOCUMENTS if document.path.parent in (REPOSITORY, REPOSITORY / "docs")]
 # Options of other programs that are named without them.
-OTHER_OPTIONS = {
-    "--offline", "--model", "--adapter-path", "--temp", "--decode-concurrency", "--prefill-step-size", "--prompt-cache-bytes",
-}  # fmt: skip
+OTHER_OPTIONS = {"--offline", "--model"}
+# mlx_lm.server's
+OTHER_OPTIONS |= {"--adapter-path", "--temp", "--decode-concurrency", "--prefill-step-size", "--prompt-cache-bytes"}
 OTHER_VARIABLES = {"QUINCE_HOME", "QUINCE_CONFIG", "QUINCE_MODELS_DIR"}
 PROGRAMS = (app, mlx_server.app, mlx_server.launch_app, mlx_serve.app)
 
