@@ -510,7 +510,7 @@ def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
     _check_pairs(values, sources)
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
-            if values.get(name, "auto") != "auto":
+            if values.get(name) and values[name] != "auto":
                 raise UsageError(f"{sources[name]} is for a server of one MODEL, and none was given")
         return
     elsewhere = sources["model"].kind is not SourceKind.FILE
