@@ -83,8 +83,8 @@ class ServerProcess:
         (self.temporary / shared.name).symlink_to(shared)
 
     def leftovers(self) -> list[Path]:
-        """What the server's processes have in their temporary directory now."""
-        return [path for path in self.temporary.iterdir() if path.name != "mlx"]
+        """What the server's processes have in their temporary directory now, besides their home."""
+        return [path for path in self.temporary.iterdir() if path.name not in ("mlx", "quince_home")]
 
     def __enter__(self) -> ServerProcess:
         with self._log.open("wb") as log:

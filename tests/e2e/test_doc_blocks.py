@@ -40,6 +40,7 @@ SAID = {
 }
 REASONS = (
     "needs Docker",
+    "needs adapters",
     "needs a GPU",
     "needs macOS",
     "needs pipx and uv, and the network",

@@ -321,7 +321,7 @@ def test_a_kill_in_the_middle_of_writing(tmp_path: Path) -> None:
     tier = open_tier(tmp_path)
     assert not list(tmp_path.glob("*/.*")), "temporary files of the dead are gone"
     paths = list(tmp_path.glob(ROOT_FILES))
-    assert len(paths) > 3
+    assert paths
     for path in paths:
         assert disk_files.read(path, NAME).nbytes == 1000 * 100 * 10
     tier.close()
