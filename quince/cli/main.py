@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quince import __version__
-from quince.cli import background, bench, config, doctor, errors, models, options, run, serve, service, serving
+from quince.cli import background, bench, config, doctor, errors, models, options, run, serve, service, serving, version
 
 app = typer.Typer(
     name="quince",
@@ -35,18 +34,8 @@ app.command(name="bench")(bench.bench)
 app.command(name="doctor")(doctor.doctor)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"quince {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
+def _options(shown: Annotated[bool, version.option("quince")] = False) -> None:
     """A model server for MLX."""
 
 

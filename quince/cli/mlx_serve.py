@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quince import __version__
-from quince.cli import background, errors, models, service
+from quince.cli import background, errors, models, service, version
 from quince.cli.output import Output
 
 if TYPE_CHECKING:
@@ -66,18 +65,8 @@ service_app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"{PROGRAM} (Quince) {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
+def _options(shown: Annotated[bool, version.option(f"{PROGRAM} (Quince)")] = False) -> None:
     """A model server for MLX: mlx-serve's commands over Quince."""
 
 

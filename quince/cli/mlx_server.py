@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from quince import __version__
-from quince.cli import errors
+from quince.cli import errors, version
 
 if TYPE_CHECKING:
     from quince.cli.translation import Said, Settled, Word
@@ -45,13 +44,7 @@ def _option(help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"{PROGRAM} (Quince) {__version__}")
-        raise typer.Exit
-
-
-Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)]
+Version = Annotated[bool, version.option(f"{PROGRAM} (Quince)")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 launch_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -86,7 +79,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
     stop: Annotated[
         bool, typer.Option("--stop", help="Stop the server that runs (with several: the one on --port).")
     ] = False,
-    version: Version = False,
+    shown: Version = False,
 ) -> None:
     """Serve a model in the foreground, under any name that requests give it."""
     from quince.cli import translation
