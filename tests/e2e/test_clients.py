@@ -87,9 +87,9 @@ def test_langchain_invokes_and_streams(chat: ChatOpenAI) -> None:
     answer = chat.invoke("What is the capital of France?")
     assert answer.content == "The capital of France is Paris."
     assert answer.usage_metadata is not None and answer.usage_metadata["output_tokens"] > 5
-    pieces = list(chat.stream("What is the capital of France?"))
-    assert len(pieces) > 5
-    assert "".join(str(piece.content) for piece in pieces) == answer.content
+    runs = [list(chat.stream("What is the capital of France?")) for _ in range(5)]
+    assert all("".join(str(piece.content) for piece in pieces) == answer.content for pieces in runs)
+    assert any(len(pieces) > 5 for pieces in runs), "a reader that the machine holds up gets several tokens at once"
 
 
 async def test_langchain_asynchronously(demo_server: ServerProcess, ahttp: httpx2.AsyncClient) -> None:
