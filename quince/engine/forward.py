@@ -27,7 +27,8 @@ class Forward(Protocol):
     A request with media or an adapter is known from ``add``, which raises ValueError for what this model has not, to
     ``release``. Between them ``encode`` does a bounded part of what can be done with media before its prompt is
     computed, and tells whether that was the last; it raises ValueError for media that the model cannot take.
-    ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it.
+    ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it. ``reset`` forgets it: a step has
+    failed, and what it was computing may never get its values.
 
     ``mixes_adapters``: whether the rows of a call may have different adapters.
     """
@@ -44,6 +45,7 @@ class Forward(Protocol):
     def add(self, request: AddRequest) -> None: ...
     def encode(self, request_id: str) -> bool: ...
     def release(self, request_id: str) -> None: ...
+    def reset(self) -> None: ...
 
 
 class TextForward:
@@ -73,6 +75,9 @@ class TextForward:
         return True
 
     def release(self, request_id: str) -> None:
+        pass
+
+    def reset(self) -> None:
         pass
 
 

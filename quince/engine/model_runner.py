@@ -121,6 +121,7 @@ class ModelRunner:
     def reset(self) -> None:
         """Forget every row and all that was kept, after a failed step."""
         self.store.clear()
+        self._forward.reset()
         self._masks = TokenMasks(self._vocab_size)
         self._prefills: dict[str, _Prefill] = {}
         self._groups: dict[int, DecodeGroup] = {}

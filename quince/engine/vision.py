@@ -76,6 +76,14 @@ class FeatureCache:
             _, old = self._kept.popitem(last=False)
             self.nbytes -= old.nbytes
 
+    def discard(self, key: str) -> None:
+        if key in self._kept:
+            self.nbytes -= self._kept.pop(key).nbytes
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.nbytes = 0
+
 
 @dataclass(frozen=True)
 class _Image:
@@ -206,9 +214,15 @@ class VisionForward:
         """Start computing the next image that is not there. The vision tower runs beside what the device does."""
         missing = [image for image in self._media[request_id].images if self._features.get(image.key) is None]
         if missing:
-            features = self._encode(missing[0])
-            mx.async_eval(features)  # type: ignore[no-untyped-call]
+            try:
+                mx.async_eval(self._encode(missing[0]))  # type: ignore[no-untyped-call]
+            except BaseException:
+                self._features.discard(missing[0].key)  # its arrays may never get their values
+                raise
         return len(missing) <= 1
+
+    def reset(self) -> None:
+        self._features.clear()
 
     def release(self, request_id: str) -> None:
         self._media.pop(request_id, None)
