@@ -47,9 +47,11 @@ class Processor:
         try:
             import mlx.core as mx
             from mlx_vlm.utils import get_model_and_args, load_config, load_image_processor, load_processor
+            from PIL import Image
         except ImportError as error:
             raise ModelLoadError(MISSING) from error
         mx.set_default_device(mx.cpu)
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound, below what max_pixels may be
         self._directory = directory
         self._lock = threading.Lock()  # neither tokenizers nor MLX like several threads
         self._max_pixels = max_pixels

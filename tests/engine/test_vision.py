@@ -15,11 +15,13 @@ import mlx_vlm.utils
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.media_messages import MediaType, Prepare
 from quince.engine.messages import FinishReason, MediaArray
 from quince.engine.preprocess import PreparedMedia
+from quince.engine.processor import Processor
 from quince.engine.vision import FeatureCache, Features
 from quince.engine.vision_loader import load_vision
 from quince.errors import ModelLoadError
@@ -223,6 +225,35 @@ def test_an_architecture_that_is_not_known_is_refused(tmp_path: Path) -> None:
     path = tiny_vision.save("llava_next", tmp_path / "model")
     with pytest.raises(ModelLoadError, match="'llava_next' is none of the vision architectures"):
         load_vision(path, max_model_len=None)
+
+
+def test_features_of_a_tower_that_failed_are_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = VisionFamily("llava", tmp_path / "llava")
+    engine, forward = family.core()
+    requests = [family.request(f"r{number}", "ab # cd", [0]) for number in range(3)]
+    whole = mx.async_eval
+
+    def fail(*arrays: Any) -> None:
+        monkeypatch.setattr(mx, "async_eval", whole)
+        raise RuntimeError("no memory, says the test")
+
+    monkeypatch.setattr(mx, "async_eval", fail)
+    assert run(engine, requests[:1])["r0"].refused
+    assert forward._features.nbytes == 0
+    assert run(engine, requests[1:2])["r1"].token_ids == family.alone(requests[0]).token_ids
+    engine.fail_step("what a step was computing is lost with it")
+    encoded = forward.encoded_media
+    assert run(engine, requests[2:])["r2"].token_ids == family.alone(requests[0]).token_ids
+    assert forward.encoded_media == encoded + 1
+
+
+def test_pillows_own_bound_on_pixels_gives_way_to_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    family = VisionFamily("llava", tmp_path / "llava")
+    assert family.prepare(0).tokens
+    small = Processor(family.path, tmp_path, max_pixels=4000)
+    with pytest.raises(ValueError, match="84 x 56 pixels, more than 4000"):
+        small.prepare(Prepare(1, MediaType.IMAGE, False, png(0)))
 
 
 def test_features_are_kept_within_bounds() -> None:
