@@ -119,7 +119,9 @@ class TextGenerator:
         size = sum(len(str(message)) for message in messages) + len(str(params.chat))
         names = _names(request_id, params.n)
         with current_request().answered_as(request_id), self._engine.admit(*names):
-            async with self._read(media) as prepared:
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._engine.interruptible(names):
+                    prepared = await stack.enter_async_context(self._read(media))
                 size += sum(one.tokens for one in prepared)
                 prompt = await maybe_on_thread(lambda: prepare(prepared), size + _format_size(params))
                 async with aclosing(self._answers(names, [prompt], params)) as events:

@@ -100,6 +100,24 @@ async def test_bad_servers_are_told_about(trusting: ServerProcess, path: str, na
             assert named in assert_error_shape(answer, 400)["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_request_ends_its_download_at_once(trusting: ServerProcess, stream: bool) -> None:
+    async with web_server() as web, http_client(trusting.base_url) as http:
+        asked = asyncio.create_task(http.post(CHAT, json=asking(f"{web.url}/silent", stream=stream, n=2)))
+        await asyncio.wait_for(web.begun.wait(), 10)
+        cancelled = (await http.post("/v1/cancel")).json()["cancelled"]
+        answer = await asked
+        assert assert_error_shape(answer, 499)["code"] == "cancelled"
+        assert cancelled == [answer.headers["x-request-id"]]
+
+        async def ended() -> bool:
+            return web.left == ["/silent"]
+
+        await eventually(ended, within=TIMEOUT / 2, what="the download has ended")
+        stats = await asyncio.to_thread(trusting.stats)
+        assert stats["running"] == stats["waiting"] == 0
+
+
 def test_files_outside_are_not_read(trusting: ServerProcess, pictures: Path) -> None:
     (pictures / "link.png").symlink_to("/etc/passwd")
     for path in ("/etc/passwd", "file:///etc/passwd", f"{pictures}-not/a.png", f"{pictures}/link.png"):

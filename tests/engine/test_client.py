@@ -13,12 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from quince.engine.client import EngineClient, EngineLimits, EngineState
+from quince.engine.client import ANSWER_MARK, EngineClient, EngineLimits, EngineState
 from quince.engine.history import Death
 from quince.engine.ipc import SocketDirectory
 from quince.engine.messages import AddRequest, EngineConfig, FinishReason, Output
 from quince.engine.supervisor import _split_level
-from quince.errors import EngineError, EngineUnavailable, InvalidRequest, QueueFull, QueueTimeout
+from quince.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidRequest,
+    QueueFull,
+    QueueTimeout,
+    RequestCancelled,
+)
 from quince.sampling import SamplingParams
 
 COMMAND = (sys.executable, "-m", "tests.engine.fake_engine")
@@ -69,6 +76,34 @@ async def test_outputs_come_in_order_and_end() -> None:
         assert outputs[0].started
         assert outputs[-1].finish_reason is FinishReason.LENGTH
         assert client.num_requests == 0
+
+
+async def test_what_is_done_before_a_request_is_sent_ends_with_it() -> None:
+    async with running(queue_size=3) as client:
+
+        async def wait(name: str) -> None:
+            answers = [f"{name}{ANSWER_MARK}{number}" for number in range(2)]
+            with client.admit(*answers):
+                async with client.interruptible(answers):
+                    await asyncio.sleep(20)
+
+        ended, other = asyncio.create_task(wait("ended")), asyncio.create_task(wait("other"))
+        await asyncio.sleep(0)
+        assert client.abort(["ended"]) == ["ended"]
+        with pytest.raises(RequestCancelled):
+            await asyncio.wait_for(ended, 1)
+        assert not other.done()
+        assert client.num_requests == 2
+        other.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await other
+        with pytest.raises(TimeoutError):
+            async with client.interruptible(["r"]):
+                raise TimeoutError("of its own")
+        with client.admit("late"):
+            async with client.interruptible(["late"]):
+                pass
+            assert client.abort() == ["late"]
 
 
 async def test_the_first_request_waits_for_the_load() -> None:

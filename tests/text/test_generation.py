@@ -37,6 +37,10 @@ class ScriptedEngine:
     def admit(self, *request_ids: str) -> Iterator[None]:
         yield
 
+    @contextlib.asynccontextmanager
+    async def interruptible(self, request_ids: Sequence[str]) -> AsyncIterator[None]:
+        yield
+
     async def wait_ready(self) -> Ready:
         return Ready(model_type="qwen3", vocab_size=4096, max_model_len=100, memory_bytes=0, device="cpu")
 
