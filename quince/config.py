@@ -285,6 +285,7 @@ class ServeConfig(ModelSettings):
     media_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds that the download of an image or a video may take."
     )
+    video_timeout: float = Field(60, gt=0, le=3600, description="Seconds that decoding a video may take.")
     any_model_name: bool = Field(False, description="Answer to every model name.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the server tells.")
     log_format: Literal["text", "json"] = Field("text", description="Lines of text, or one JSON object a line.")

@@ -68,7 +68,7 @@ class VisionFamily:
         self.tokenizer = Tokenizer(self.path)
         arrays = path / "arrays"
         arrays.mkdir()
-        self.processor = Processor(self.path, arrays, max_pixels=10**6)
+        self.processor = Processor(self.path, arrays, max_pixels=10**6, video_seconds=20)
         self._prepared: dict[int, PreparedMedia] = {}
 
     @property

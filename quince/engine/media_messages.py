@@ -21,11 +21,12 @@ class MediaType(enum.Enum):
 
 class PreprocessorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``directory`` is where arrays are written, a place of this process's own; ``max_pixels`` bound an image before it
-    is decoded."""
+    is decoded, ``video_seconds`` a video while it is."""
 
     address: str
     model_path: str
     max_pixels: int
+    video_seconds: float
     directory: str = ""
 
 
@@ -39,7 +40,8 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Nobody waits for this job any more; one that runs is run to its end, and its files are dropped."""
+    """Nobody waits for this job any more; one that runs is run to its end, if it is no video that is being decoded, and
+    its files are dropped."""
 
     job: int
 

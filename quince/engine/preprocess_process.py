@@ -24,6 +24,7 @@ import msgspec
 from quince.engine.ipc import PreprocessorSocket, remove_socket
 from quince.engine.media_messages import (
     Cancel,
+    MediaType,
     NotPrepared,
     Prepare,
     Prepared,
@@ -35,7 +36,7 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger("quince.preprocess")
 
-WORKERS = 2
+WORKERS = 2  # for images
 
 
 def main() -> None:
@@ -73,10 +74,17 @@ class Preprocessor:
         from quince.engine.processor import Processor  # mlx-vlm takes long to import
 
         Path(config.directory).mkdir(mode=0o700, exist_ok=True)
-        self._processor = Processor(Path(config.model_path), Path(config.directory), max_pixels=config.max_pixels)
+        self._processor = Processor(
+            Path(config.model_path),
+            Path(config.directory),
+            max_pixels=config.max_pixels,
+            video_seconds=config.video_seconds,
+        )
         self.ready = PreprocessorReady(self._processor.marks)
         self._socket = socket
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
+        # Images do not wait for videos, which take long.
+        self._images = ThreadPoolExecutor(WORKERS, thread_name_prefix="images")
+        self._videos = ThreadPoolExecutor(1, thread_name_prefix="videos")
         self._jobs: dict[int, Future[Prepared | NotPrepared]] = {}
         self._done: collections.deque[int] = collections.deque()
 
@@ -86,11 +94,14 @@ class Preprocessor:
             for message in self._socket.receive(wait=True):
                 match message:
                     case Prepare(job):
-                        future = self._jobs[job] = self._pool.submit(self._prepare, message)
+                        pool = self._videos if message.kind is MediaType.VIDEO else self._images
+                        future = self._jobs[job] = pool.submit(self._prepare, message)
                         future.add_done_callback(lambda _, job=job: self._finish(job))  # type: ignore[misc]
                     case Cancel(job):
                         if job in self._jobs and self._jobs[job].cancel():
                             del self._jobs[job]
+                        else:
+                            self._processor.stop_video(job)
             self._send_done()
 
     def _finish(self, job: int) -> None:

@@ -8,8 +8,6 @@ That this gives what the processor makes of a whole prompt is checked when it is
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -21,6 +19,7 @@ import numpy.typing as npt
 
 from quince.engine.media_messages import Mark, MediaType, Prepare, Prepared
 from quince.engine.messages import MediaArray
+from quince.engine.video import FrameChoice, VideoDecoder, VideoFrames
 from quince.engine.vision_loader import MISSING, vision_family
 from quince.errors import ModelLoadError
 
@@ -41,8 +40,8 @@ MARKS = {
 class Processor:
     """``prepare`` may be called by several threads: they decode at once, and take turns at the model's processor."""
 
-    def __init__(self, path: Path, directory: Path, *, max_pixels: int) -> None:
-        """``directory`` is where arrays are written. Raises ModelLoadError."""
+    def __init__(self, path: Path, directory: Path, *, max_pixels: int, video_seconds: float) -> None:
+        """``directory`` is where arrays are written, and videos' frames for a while. Raises ModelLoadError."""
         vision_family(path)
         try:
             import mlx.core as mx
@@ -55,6 +54,9 @@ class Processor:
         self._directory = directory
         self._lock = threading.Lock()  # neither tokenizers nor MLX like several threads
         self._max_pixels = max_pixels
+        self._videos = VideoDecoder(
+            directory, max_pixels=max_pixels, all_pixels=VIDEO_PIXELS * max_pixels, seconds=video_seconds
+        )
         try:
             config = load_config(path)
             module, _ = get_model_and_args(config)
@@ -157,14 +159,12 @@ class Processor:
         if job.kind is MediaType.IMAGE:
             yield self._image(job), {}
             return
-        handle, path = tempfile.mkstemp(dir=self._directory)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(job.data)
-            frames, metadata = self._frames(path)
-            yield frames, {"video_metadata": [metadata]}
-        finally:
-            os.unlink(path)
+        with self._videos.decoded(job.job, job.data, self._frame_choice()) as (frames, found):
+            yield frames, {"video_metadata": [_metadata(found)]}
+
+    def stop_video(self, job: int) -> None:
+        """Nobody waits for this job any more: end its decoding, if that is what it is at. For any thread."""
+        self._videos.stop(job)
 
     def _image(self, job: Prepare) -> Any:
         """Upright, in RGB."""
@@ -183,29 +183,14 @@ class Processor:
             upright.thumbnail((SMALL_SIDE, SMALL_SIDE))
         return upright
 
-    def _frames(self, path: str) -> tuple[Any, Any]:
-        """Those that mlx-vlm's ``prepare_inputs`` would take of a file, but outside the lock: videos take long."""
-        from mlx_vlm.utils import load_video, resolve_video_sampling
+    def _frame_choice(self) -> FrameChoice:
+        """As mlx-vlm's ``prepare_inputs`` has it for a file."""
+        from mlx_vlm.utils import resolve_video_sampling
 
-        sampling = resolve_video_sampling(self._processor, {"max_frames": self._max_frames(path)})
-        component: Any = getattr(self._processor, "video_processor", None)
-        own = getattr(component, "sample_frames_in_loader", False)
-        frames, metadata = load_video(path, sampling, frame_sampler=component.sample_frames if own else None)
-        return frames, metadata
-
-    def _max_frames(self, path: str) -> int:
-        import cv2
-
-        video = cv2.VideoCapture(path)
-        try:
-            if not video.isOpened():
-                raise ValueError("the video cannot be decoded")
-            pixels = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)) * int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        finally:
-            video.release()
-        if not 0 < pixels <= self._max_pixels:
-            raise ValueError(f"its frames have no pixels, or more than {self._max_pixels}")
-        return max(4, VIDEO_PIXELS * self._max_pixels // pixels)
+        wanted: Any = resolve_video_sampling(self._processor, {})
+        return FrameChoice(
+            fps=wanted.fps, min_frames=wanted.min_frames, max_frames=wanted.max_frames, factor=wanted.frame_factor
+        )
 
     def _write(self, job: int, name: str, value: Array) -> MediaArray:
         if value.nbytes <= MAX_INLINE:
@@ -224,6 +209,19 @@ def _sample(kind: MediaType, width: int, height: int) -> Any:
     if kind is MediaType.IMAGE:
         return Image.new("RGB", (width, height), (90, 90, 90))
     return np.full((4, 3, height, width), 90, dtype=np.uint8)
+
+
+def _metadata(found: VideoFrames) -> Any:
+    from mlx_vlm.utils import VideoMetadata
+
+    return VideoMetadata(
+        total_num_frames=found.total,
+        fps=found.fps,
+        frames_indices=found.taken,
+        width=found.width,
+        height=found.height,
+        duration=found.total / found.fps,
+    )
 
 
 def _ids(input_ids: Any) -> list[int]:

@@ -145,9 +145,14 @@ def make_engine(
     preprocessor = None
     if engine_config.vision:
         reads = PreprocessorConfig(
-            address=f"{address}-media", model_path=str(stored.path), max_pixels=config.max_media_pixels
+            address=f"{address}-media",
+            model_path=str(stored.path),
+            max_pixels=config.max_media_pixels,
+            video_seconds=config.video_timeout,
         )
-        preprocessor = MediaPreprocessor(reads, sockets, timeout=config.engine_timeout)
+        # What decodes a video says nothing until it is done.
+        timeout = config.engine_timeout + config.video_timeout
+        preprocessor = MediaPreprocessor(reads, sockets, timeout=timeout)
     return EngineClient(engine_config, limits, sockets, command, history, preprocessor)
 
 

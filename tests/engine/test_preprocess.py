@@ -22,7 +22,7 @@ from quince.engine.preprocess import PREPROCESSOR_COMMAND, MediaFile, MediaPrepr
 from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError
 from tests import tiny_vision
 from tests.engine import fake_preprocessor
-from tests.vision_prompts import png
+from tests.vision_prompts import mp4, png
 
 FAKE = (sys.executable, "-m", "tests.engine.fake_preprocessor")
 NOTHING = 0  # bytes of cache
@@ -39,10 +39,11 @@ async def running(
     timeout: float = 20,
     cache_bytes: int = NOTHING,
     command: tuple[str, ...] = FAKE,
+    video_seconds: float = 20,
 ) -> AsyncIterator[tuple[MediaPreprocessor, Callable[[], list[Path]]]]:
     """A client, and what shows the files that it has."""
     sockets = SocketDirectory()
-    config = PreprocessorConfig(address="media", model_path=model_path, max_pixels=10**6)
+    config = PreprocessorConfig(address="media", model_path=model_path, max_pixels=10**6, video_seconds=video_seconds)
     client = MediaPreprocessor(config, sockets, timeout=timeout, command=command, cache_bytes=cache_bytes)
     client.start()
     try:
@@ -148,7 +149,7 @@ async def test_a_death_is_told_to_those_who_wait_and_the_next_one_works() -> Non
 
 async def test_one_that_hangs_is_killed() -> None:
     async with running(timeout=1.0) as (client, _):
-        await until(lambda: client.pid is not None)
+        await until(lambda: client._marks is not None)
         pid = client.pid
         with pytest.raises(EngineUnavailable, match="killed by signal 9"):
             await prepared(client, file(b"hang"))
@@ -179,8 +180,8 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_vision.save("qwen2_vl", tmp_path_factory.mktemp("preprocess") / "model"))
 
 
-async def test_the_real_one(model_path: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with running(model_path, timeout=60, command=PREPROCESSOR_COMMAND) as (client, files):
+async def test_the_real_one(model_path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(model_path, timeout=60, command=PREPROCESSOR_COMMAND, video_seconds=0.05) as (client, files):
         whole = png(0)
         async with client.prepare([file(whole), file(png(2))]) as found:
             assert found[0].text == "<|image_pad|>" * found[0].tokens
@@ -196,6 +197,12 @@ async def test_the_real_one(model_path: str, caplog: pytest.LogCaptureFixture) -
         ):
             with pytest.raises(InvalidRequest, match=reason):
                 await prepared(client, file(data))
+        video = file(mp4(tmp_path).read_bytes(), kind=MediaType.VIDEO, param="messages.3")
+        slow, picture = await asyncio.gather(
+            prepared(client, video), prepared(client, file(png(1))), return_exceptions=True
+        )
+        assert str(slow) == "messages.3: it cannot be read: decoding it takes longer than 0.05 seconds"
+        assert not isinstance(picture, BaseException), "pictures go on"
         assert not files()
         assert "transformers" not in caplog.text, "its advice is for those who train"
         assert client.pid is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx_vlm.utils
 import msgspec
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from quince.engine.media_messages import MediaType, Prepare
 from quince.engine.messages import FinishReason, MediaArray
 from quince.engine.preprocess import PreparedMedia
 from quince.engine.processor import Processor
+from quince.engine.video import VideoDecoder, VideoJob
 from quince.engine.vision import FeatureCache, Features
 from quince.engine.vision_loader import load_vision
 from quince.errors import ModelLoadError
@@ -180,14 +180,14 @@ def test_pictures_are_prepared_while_a_video_is_decoded(
 ) -> None:
     if MediaType.VIDEO not in family.processor.marks:
         pytest.skip("has no videos")
-    load_video = mlx_vlm.utils.load_video
+    decode = VideoDecoder._run
 
-    def load(*arguments: Any, **named: Any) -> Any:
+    def run(decoder: VideoDecoder, number: int, job: VideoJob) -> bytes:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(family.processor.prepare, Prepare(97, MediaType.IMAGE, False, png(0))).result(30)
-        return load_video(*arguments, **named)
+        return decode(decoder, number, job)
 
-    monkeypatch.setattr(mlx_vlm.utils, "load_video", load)
+    monkeypatch.setattr(VideoDecoder, "_run", run)
     video = Prepare(96, MediaType.VIDEO, False, mp4(tmp_path).read_bytes())
     assert family.processor.prepare(video).tokens > 0
 
@@ -251,7 +251,7 @@ def test_pillows_own_bound_on_pixels_gives_way_to_the_settings(tmp_path: Path, m
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     family = VisionFamily("llava", tmp_path / "llava")
     assert family.prepare(0).tokens
-    small = Processor(family.path, tmp_path, max_pixels=4000)
+    small = Processor(family.path, tmp_path, max_pixels=4000, video_seconds=20)
     with pytest.raises(ValueError, match="84 x 56 pixels, more than 4000"):
         small.prepare(Prepare(1, MediaType.IMAGE, False, png(0)))
 
