@@ -282,6 +282,12 @@ class ServeConfig(ModelSettings):
     max_media_pixels: int = Field(
         64 * 10**6, ge=1024, le=2**31, description="Most pixels of an image, by its header, before it is decoded."
     )
+    max_prepared_bytes: int = Field(
+        4 * 2**30,
+        ge=2**20,
+        description="Bytes of files that the images and videos of open requests may take together, prepared for a "
+        "model; more wait.",
+    )
     media_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds that the download of an image or a video may take."
     )

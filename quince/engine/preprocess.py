@@ -3,6 +3,9 @@
 What was prepared is kept by its content, within ``CACHE_BYTES`` of files: an image that comes with every turn of a
 conversation is decoded once. Files belong to this side from the moment a message names them; each goes when it is not
 kept and the last request that uses it has ended, however that was.
+
+What open requests use is bounded, too. How large a file becomes is known when it is prepared: so requests wait for
+their turn while half of the bound is used, few have theirs at once, and who goes beyond it is refused.
 """
 
 from __future__ import annotations
@@ -35,13 +38,14 @@ from quince.engine.media_messages import (
 )
 from quince.engine.messages import LoadFailed, MediaArray
 from quince.engine.supervisor import ChildProcess
-from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError
+from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError, QueueFull, QueueTimeout
 
 logger = logging.getLogger(__name__)
 
 PREPROCESSOR_COMMAND = children.command("quince.engine.preprocess_process")
 FILES = "-files"  # how the name of a directory for arrays ends
 CACHE_BYTES = 256 * 2**20
+MAX_TURNS = 4  # requests whose files are prepared at once: as many as keep the process busy
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 STABLE_AFTER = 60.0
@@ -91,6 +95,10 @@ class _Entry:
         ok = self.done.done() and not self.done.cancelled() and self.done.exception() is None
         return self.done.result() if ok else None
 
+    @property
+    def nbytes(self) -> int:
+        return self.prepared.nbytes if self.prepared else 0
+
 
 class MediaPreprocessor:
     """``start``, ``prepare`` from any number of tasks, ``stop``. Its process is started again when it dies."""
@@ -101,18 +109,22 @@ class MediaPreprocessor:
         sockets: SocketDirectory,
         *,
         timeout: float,
+        used_bytes: int,
         command: Sequence[str] = PREPROCESSOR_COMMAND,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """``config.address`` is a name here; every life of the process gets a socket of its own in ``sockets``, all
         share a directory there. ``timeout``: seconds without a result after which a busy process counts as hung and is
-        killed."""
+        killed. ``used_bytes``: what is prepared for open requests, besides what was kept."""
         self._config = config
         self._name = Path(config.model_path).name
         self._sockets = sockets
         self._timeout = timeout
         self._command = command
         self._cache_bytes = cache_bytes
+        self._used_bytes = used_bytes
+        self._turns = asyncio.Semaphore(MAX_TURNS)
+        self._freed = asyncio.Event()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # who was used last is last
         self._jobs: dict[int, _Entry] = {}
         self._numbers = itertools.count(1)
@@ -137,7 +149,8 @@ class MediaPreprocessor:
         """What the model takes of ``files``, in their order; it can be used until the block ends. Their bytes are not
         held so long.
 
-        Raises InvalidRequest for a file that is at fault, EngineUnavailable if the process cannot work.
+        Raises InvalidRequest for a file that is at fault, EngineUnavailable if the process cannot work, QueueTimeout or
+        QueueFull for what there is no room for.
         """
         marks = await self._wait_ready()
         if refused := next((file for file in files if file.kind not in marks), None):
@@ -145,8 +158,9 @@ class MediaPreprocessor:
         entries: list[_Entry] = []
         reserved = frozenset(mark.token_id for mark in marks.values())
         try:
-            entries += map(self._take, files)
-            results = [await self._result(file, entry) for file, entry in zip(files, entries, strict=True)]
+            async with self._turn(files):
+                entries += map(self._take, files)
+                results = [await self._result(file, entry, entries) for file, entry in zip(files, entries, strict=True)]
             found = [
                 PreparedMedia(file.key, marks[file.kind], one.text, one.tokens, one.arrays, reserved)
                 for file, one in zip(files, results, strict=True)
@@ -167,7 +181,8 @@ class MediaPreprocessor:
             raise self._unavailable()
         return self._marks
 
-    async def _result(self, file: MediaFile, entry: _Entry) -> Prepared:
+    async def _result(self, file: MediaFile, entry: _Entry, entries: Sequence[_Entry]) -> Prepared:
+        """``entries`` are those of the whole request."""
         try:
             while not entry.done.done():
                 await asyncio.wait([entry.done], timeout=self._timeout)
@@ -176,6 +191,37 @@ class MediaPreprocessor:
             return await asyncio.shield(entry.done)
         except _Refused as refusal:
             raise InvalidRequest(f"{file.param}: it cannot be read: {refusal}", param=file.param) from None
+        except _NoRoom as full:
+            own = sum(entry.nbytes for entry in {*entries})
+            if full.used > own:
+                raise QueueFull("the images of other requests leave no room; try again later", retry_after=1) from None
+            raise InvalidRequest(
+                f"{file.param}: prepared, the images and videos of the request take more than {self._used_bytes} bytes "
+                "(max_prepared_bytes)",
+                param=file.param,
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, files: Sequence[MediaFile]) -> AsyncIterator[None]:
+        """While something is prepared for a request. One that waits uses nothing yet, so that none waits for itself."""
+        kept = [self._entries.get(file.key) for file in files]
+        if all(entry is not None and entry.prepared is not None for entry in kept):
+            yield
+            return
+        async with self._turns:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    while self._used() > self._used_bytes // 2:
+                        self._freed.clear()
+                        await self._freed.wait()
+            except TimeoutError:
+                waited = f"{self._timeout:g} s"
+                raise QueueTimeout(f"the request waited {waited} for the images of others to be done with") from None
+            yield
+
+    def _used(self) -> int:
+        """Bytes of what open requests use."""
+        return sum(entry.nbytes for entry in self._entries.values() if entry.users)
 
     def _kill(self) -> None:
         logger.error("%s: the preprocessor made no progress for %g s: killing it", self._name, self._timeout)
@@ -202,6 +248,7 @@ class MediaPreprocessor:
 
     def _leave(self, entry: _Entry) -> None:
         entry.users -= 1
+        self._freed.set()
         if entry.users == 0 and entry.prepared is None:
             self._drop(entry)
             if self._jobs.pop(entry.job, None) is not None and self._socket is not None:
@@ -232,6 +279,12 @@ class MediaPreprocessor:
                 _remove(message.arrays)
             case Prepared():
                 assert entry is not None
+                used = self._used()
+                if used + message.nbytes > self._used_bytes:
+                    self._drop(entry)
+                    _remove(message.arrays)
+                    entry.done.set_exception(_NoRoom(used))
+                    return
                 self._nbytes += message.nbytes
                 entry.done.set_result(message)
                 self._shrink()
@@ -350,6 +403,13 @@ class MediaPreprocessor:
 
 class _Refused(Exception):
     """The file is at fault."""
+
+
+@dataclass(eq=False)
+class _NoRoom(Exception):
+    """What was prepared is too much beside the bytes that are ``used``."""
+
+    used: int
 
 
 def _remove(arrays: Iterable[MediaArray]) -> None:

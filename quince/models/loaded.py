@@ -152,7 +152,7 @@ def make_engine(
         )
         # What decodes a video says nothing until it is done.
         timeout = config.engine_timeout + config.video_timeout
-        preprocessor = MediaPreprocessor(reads, sockets, timeout=timeout)
+        preprocessor = MediaPreprocessor(reads, sockets, timeout=timeout, used_bytes=config.max_prepared_bytes)
     return EngineClient(engine_config, limits, sockets, command, history, preprocessor)
 
 

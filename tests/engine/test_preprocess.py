@@ -19,7 +19,7 @@ import pytest
 from quince.engine.ipc import SocketDirectory
 from quince.engine.media_messages import MediaType, PreprocessorConfig
 from quince.engine.preprocess import PREPROCESSOR_COMMAND, MediaFile, MediaPreprocessor, PreparedMedia
-from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError
+from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError, QueueFull, QueueTimeout
 from tests import tiny_vision
 from tests.engine import fake_preprocessor
 from tests.vision_prompts import mp4, png
@@ -38,13 +38,16 @@ async def running(
     *,
     timeout: float = 20,
     cache_bytes: int = NOTHING,
+    used_bytes: int = 10**6,
     command: tuple[str, ...] = FAKE,
     video_seconds: float = 20,
 ) -> AsyncIterator[tuple[MediaPreprocessor, Callable[[], list[Path]]]]:
     """A client, and what shows the files that it has."""
     sockets = SocketDirectory()
     config = PreprocessorConfig(address="media", model_path=model_path, max_pixels=10**6, video_seconds=video_seconds)
-    client = MediaPreprocessor(config, sockets, timeout=timeout, command=command, cache_bytes=cache_bytes)
+    client = MediaPreprocessor(
+        config, sockets, timeout=timeout, command=command, cache_bytes=cache_bytes, used_bytes=used_bytes
+    )
     client.start()
     try:
         yield client, lambda: sorted(sockets.path.glob("*-files/*"))
@@ -112,6 +115,35 @@ async def test_a_bad_file_is_told_by_its_name() -> None:
         await until(lambda: not files())
         with pytest.raises(InvalidRequest, match="takes no videos"):
             await prepared(client, file(b"good", kind=MediaType.VIDEO))
+
+
+async def test_requests_wait_while_others_use_half_of_what_may_be_used() -> None:
+    async with running(used_bytes=4 * fake_preprocessor.NBYTES, timeout=1) as (client, files):
+        await until(lambda: client._marks is not None)
+        async with client.prepare([file(b"good 1"), file(b"good 2"), file(b"good 3")]):
+            waiting = asyncio.create_task(prepared(client, file(b"good 4")))
+            assert len(await prepared(client, file(b"good 1"))) == 1, "nothing is to be prepared for it"
+            assert len(files()) == 3
+            with pytest.raises(QueueTimeout, match="waited 1 s for the images of others"):
+                await waiting
+            waiting = asyncio.create_task(prepared(client, file(b"good 4")))
+            await asyncio.sleep(0.05)
+        assert len(await waiting) == 1
+        assert not files()
+
+
+async def test_more_than_may_be_used_is_refused() -> None:
+    async with running(used_bytes=3 * fake_preprocessor.NBYTES) as (client, files):
+        many = [file(b"good %d" % number, param=f"part {number}") for number in range(4)]
+        with pytest.raises(InvalidRequest, match=r"part 3: prepared, .* more than 3000 bytes \(max_prepared_bytes\)"):
+            await prepared(client, *many)
+        await until(lambda: not files())
+        async with client.prepare(many[:1]):
+            with pytest.raises(QueueFull) as caught:
+                await prepared(client, *many[1:])
+            assert caught.value.retry_after
+            await until(lambda: len(files()) == 1)
+        assert len(await prepared(client, *many[:3])) == 3
 
 
 async def test_who_leaves_early_leaves_no_files() -> None:
