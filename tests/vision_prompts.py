@@ -15,6 +15,7 @@ from PIL import Image
 
 from quince.engine import core
 from quince.engine.core import CoreConfig, EngineCore
+from quince.engine.disk_tier import DiskTier
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.media_messages import MediaType, Prepare
 from quince.engine.messages import AddRequest
@@ -97,14 +98,19 @@ class VisionFamily:
         )
 
     def core(
-        self, *, chunk: int = 64, cache_bytes: int = 0, quantization: KVQuantization | None = None
+        self,
+        *,
+        chunk: int = 64,
+        cache_bytes: int = 0,
+        quantization: KVQuantization | None = None,
+        tier: DiskTier | None = None,
     ) -> tuple[EngineCore, VisionForward]:
         forward = VisionForward(self.model, feature_bytes=2**22)
         grammars = GrammarCompiler(self.path / "tokenizer.json", tiny_vision.VOCAB_SIZE)
         config = CoreConfig(
             16, chunk, prefix_cache_bytes=cache_bytes, snapshot_interval=64, kv_quantization=quantization
         )
-        return core.make_core(forward, tiny_vision.VOCAB_SIZE, grammars, config), forward
+        return core.make_core(forward, tiny_vision.VOCAB_SIZE, grammars, config, tier), forward
 
     @cached_property
     def _alone(self) -> EngineCore:

@@ -208,6 +208,7 @@ class EngineCore:
         self._take_compiled()
         self._encode()
         batch = self.scheduler.schedule()
+        self._encoding.update({request.request_id: request for request in self.scheduler.take_loaded()})
         tokens = self.runner.run(batch)
         self._pace(batch)
         outputs = self.scheduler.update(tokens)
@@ -273,13 +274,17 @@ class EngineCore:
 
     def _encode(self) -> None:
         """One image of the request that has waited longest goes through the vision tower, unless the prefix cache has
-        all that its images would be needed for. Running streams wait for that, so it is one in a step."""
+        all that its images would be needed for, or may get it from the disk. Running streams wait for the tower, so it
+        is one image in a step."""
         self._encoded = False
         if not self._encoding:
             return
         request_id, request = next(iter(self._encoding.items()))
         try:
             if self.scheduler.num_cached(request) < self._media_ends[request_id]:
+                if self.scheduler.load(request):
+                    del self._encoding[request_id]
+                    return
                 self._encoded = True
                 if not self._forward.encode(request_id):
                     return

@@ -2,7 +2,7 @@
 
 Invariants
 - A request is in exactly one of ``_waiting``, ``_followers``, ``disk``, ``_prefilling``, ``_decoding``,
-  ``_completing``, ``_preempted`` until it is finished.
+  ``_completing``, ``_preempted`` until it is finished; before it is added, at most in ``disk``.
 - The runner holds rows for ``_prefilling`` and ``_decoding``; together they are at most ``max_running_requests``.
 - Whoever leaves those two with a row is in ``_free`` and is named in the next Batch. ``_completing`` and ``_preempted``
   wait for the token that is in flight.
@@ -80,6 +80,7 @@ class Scheduler:
         self._preempted: dict[str, Request] = {}
         self._advanced: list[Request] = []  # those that the last Batch prefilled
         self._free: list[str] = []
+        self._loaded: list[Request] = []  # see take_loaded
         self._outputs: list[Output] = []  # what happened between two steps: starts and aborts
         self._arrived = 0
         self._next_groups: dict[int, Rectangle] = {}
@@ -113,6 +114,14 @@ class Scheduler:
             request.max_tokens = min(request.max_tokens, most - len(request.prompt_token_ids))
         else:
             self._refuse(request, self._too_long(request))
+
+    def load(self, request: Request) -> bool:
+        """Whether a request that is not added yet waits for the disk from now on. ``take_loaded`` gives it back."""
+        return self.disk is not None and self.disk.start(request, self._match(request), request.adapter)
+
+    def take_loaded(self) -> list[Request]:
+        loaded, self._loaded = self._loaded, []
+        return loaded
 
     def refuse(self, request: Request, error: str) -> None:
         """Finish a request that cannot be run, by its own fault."""
@@ -301,7 +310,10 @@ class Scheduler:
         """Go on with requests for which the disk has been read."""
         if self.disk is not None:
             for request in reversed(self.disk.advance()):
-                self._wait_again(request)
+                if request.number:
+                    self._wait_again(request)
+                else:
+                    self._loaded.append(request)
 
     def num_cached(self, request: Request) -> int:
         """How much of a waiting request's prompt the prefix cache has now, in tokens."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quince.engine.disk_tier import DiskTier
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.media_messages import MediaType, Prepare
 from quince.engine.messages import FinishReason, MediaArray
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers
 
 REFUSED = {"llava_next"}
 VIDEO = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+ON_DISK = {"qwen2_vl", "gemma3", "lfm2_vl"}  # a kind of cache each: whole, sliding windows, snapshots
 CACHE = 2**24
 
 
@@ -96,6 +98,31 @@ def test_a_second_question_about_a_picture_does_not_encode_it_again(family: Visi
     assert answer.cached_tokens <= other.media[0].runs[0][0]
     assert forward.encoded_media == 2
     assert answer.token_ids == family.alone(other).token_ids
+
+
+def test_a_picture_that_the_disk_has_is_not_encoded_again(family: VisionFamily, tmp_path: Path) -> None:
+    if family.name not in ON_DISK:
+        pytest.skip("is as one of the others")
+    text = "a long beginning " + "so long " * 12
+    first = family.request("first", f"{text} # what is that thing?", [2])
+    second = family.request("second", f"{text} # what is the colour of it?", [2])
+    other = family.request("other", f"{text} # what is the colour of it?", [1])
+    encoded = []
+    for requests in ([first], [second, other]):  # two lives
+        tier = DiskTier(tmp_path / "tier", "0" * 32, max_bytes=2**28)
+        assert tier.drain(10)
+        engine, forward = family.core(cache_bytes=CACHE, tier=tier)
+        assert engine.scheduler.disk is not None
+        engine.scheduler.disk.token_seconds = lambda: 1.0
+        answers = run(engine, requests, aborts={"other": 1})
+        engine.close(20)
+        tier.close()
+        encoded.append(forward.encoded_media)
+        assert answers[requests[0].request_id].token_ids == family.alone(requests[0]).token_ids
+    start, count = second.media[0].runs[-1]
+    assert answers["second"].cached_tokens >= start + count
+    assert answers["other"].finish_reason is FinishReason.ABORT
+    assert encoded == [1, 0]
 
 
 def test_turns_with_pictures(family: VisionFamily) -> None:
