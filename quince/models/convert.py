@@ -1,4 +1,4 @@
-"""Conversion to MLX and quantisation, by mlx-lm's converter in a child process.
+"""Conversion to MLX and quantisation, by mlx-lm's converter, or mlx-vlm's, in a child process.
 
 A child, because the API process and the command line hold no MLX, and because a conversion that runs out of memory
 must not take anything else with it.
@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,10 @@ _KEPT = (
     "added_tokens.json",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
     "generation_config.json",
     "modules.json",
     "sentence_bert_config.json",
@@ -46,10 +51,12 @@ _KEPT = (
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
-    """``target`` must not exist. ``bits`` None: only the format changes."""
+    """``target`` must not exist. ``bits`` None: only the format changes. ``vision``: by mlx-vlm, which leaves what
+    reads the images as it is."""
 
     source: str
     target: str
+    vision: bool
     bits: int | None = None
     group_size: int = 64
 
@@ -62,13 +69,10 @@ def check_options(bits: int | None, group_size: int) -> None:
         raise ConvertError(f"a group size of {group_size} is not supported: {', '.join(map(str, GROUP_SIZES))}")
 
 
-def check_type(type: ModelType, name: str) -> None:
-    """Raises ConvertError for models that mlx-lm's converter would strip of what makes them theirs."""
-    if type is ModelType.VLM:
-        raise ConvertError(
-            f"{name} is a vision model that is not in MLX's format; converting those is not supported yet: "
-            "pull one that is (mlx-community has most)"
-        )
+def check_type(type: ModelType) -> None:
+    """Raises ConvertError for models whose converter is not there."""
+    if type is ModelType.VLM and find_spec("mlx_vlm") is None:
+        raise ConvertError("converting a vision model needs mlx-vlm: pip install 'quince[vision]'")
 
 
 def convert(conversion: Conversion, cancelled: threading.Event, command: tuple[str, ...] = COMMAND) -> None:

@@ -2,7 +2,7 @@
 
 Standard input carries one Conversion as a line of JSON and then stays open: when it ends, the parent is gone, and so is
 the converter. The exit code is 0, or 1 with the reason as the last line on stderr.
-This is the only file outside the engine process that imports mlx_lm.
+This is the only file outside the processes of a loaded model that imports mlx_lm or mlx_vlm.
 """
 
 from __future__ import annotations
@@ -39,12 +39,17 @@ def _exit_with_parent() -> None:
 
 
 def _convert(conversion: Conversion) -> None:
-    from mlx_lm.convert import convert
-
     options: dict[str, Any] = {}
     if conversion.bits is not None:
         options = {"quantize": True, "q_bits": conversion.bits, "q_group_size": conversion.group_size}
-    convert(conversion.source, conversion.target, **options)
+    if conversion.vision:
+        import mlx_vlm
+
+        mlx_vlm.convert(conversion.source, conversion.target, trust_remote_code=False, **options)
+    else:
+        import mlx_lm
+
+        mlx_lm.convert(conversion.source, conversion.target, **options)
 
 
 if __name__ == "__main__":

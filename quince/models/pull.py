@@ -114,7 +114,7 @@ class Installer:
         if found.bits:
             raise ConvertError(f"'{model.name}' is already quantised, to {found.quantization}")
         convert.check_options(options.bits, options.group_size)
-        convert.check_type(model.type, model.name)
+        convert.check_type(model.type)
         source = msgspec.structs.replace(model.manifest.source, quantized_here=True)
         target = options.name or f"{model.name.rpartition('/')[2]}-{options.bits}bit"
         self._store.check_free(target, source)
@@ -124,7 +124,7 @@ class Installer:
             staged = self._store.staging / f"quantize-{target}"
             _check_space(self._store.staging, found.size * options.bits // 16)
             on_progress(Progress(f"quantising to {options.bits} bits"))
-            self._convert(model.path, staged, options.bits, options.group_size, cancelled)
+            self._convert(model.path, staged, model.type, options, cancelled)
             return self._store.install(staged, target, source, model.type)
 
     def _present(self, request: PullRequest, repository: Repository) -> StoredModel | None:
@@ -153,8 +153,8 @@ class Installer:
         # First, so that what cannot be used is refused before the weights come.
         self._hub.fetch(repository, config, staged, meter.of(config), cancelled)
         type = request.type or _type(repository, staged)
-        if type is ModelType.VLM and (request.bits or not self._hub.is_mlx(repository)):
-            convert.check_type(type, repository.repo_id)
+        if request.bits or not self._hub.is_mlx(repository):
+            convert.check_type(type)
         rest = [file for file in repository.files if file is not config]
         stop = threading.Event()  # one failure ends the others
         pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="pull")
@@ -203,20 +203,30 @@ class Installer:
         finished = staged
         generating = type in (ModelType.LLM, ModelType.VLM)
         if request.bits or (found.format != "mlx" and generating):
-            convert.check_type(type, request.repo_id)
             _check_space(staged, found.size * (request.bits or 16) // 16)
             on_progress(Progress(f"quantising to {request.bits} bits" if request.bits else "converting to MLX"))
             finished = staged.with_name(staged.name + "-converted")
-            self._convert(staged, finished, request.bits, request.group_size, cancelled)
+            self._convert(staged, finished, type, request, cancelled)
         on_progress(Progress(f"installing as {request.target}"))
         source = Source(repo_id=request.repo_id, revision=repository.revision, quantized_here=request.bits is not None)
         return self._store.install(finished, request.target, source, type)
 
     def _convert(
-        self, source: Path, target: Path, bits: int | None, group_size: int, cancelled: threading.Event
+        self,
+        source: Path,
+        target: Path,
+        type: ModelType,
+        options: PullRequest | Quantization,
+        cancelled: threading.Event,
     ) -> None:
         shutil.rmtree(target, ignore_errors=True)
-        conversion = Conversion(source=str(source), target=str(target), bits=bits, group_size=group_size)
+        conversion = Conversion(
+            source=str(source),
+            target=str(target),
+            vision=type is ModelType.VLM,
+            bits=options.bits,
+            group_size=options.group_size,
+        )
         convert.convert(conversion, cancelled)
 
 

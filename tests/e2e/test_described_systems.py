@@ -31,7 +31,6 @@ from tests.e2e.helpers import chat_body
 from tests.e2e.server_process import ServerProcess, wait_for
 from tests.e2e.user import Quince
 from tests.hub_server import HubServer
-from tests.models.conftest import write_model
 
 MLX_SERVER = (sys.executable, "-m", "quince.cli.mlx_server")
 MLX_SERVE = (sys.executable, "-m", "quince.cli.mlx_serve")
@@ -308,10 +307,8 @@ def user(tmp_path: Path) -> Iterator[Quince]:
     """With a hub that has a model of every type, and a home directory without anything."""
     found = Quince(tmp_path / "home", MLX_SERVE)
     with HubServer() as hub:
-        for path in (CHAT, EMBEDDING, RERANKER):
+        for path in (CHAT, VISION, EMBEDDING, RERANKER):
             hub.add(f"Qwen/{Path(path).name.replace('quince', 'my')}", Path(path))
-        vision = {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}}
-        hub.add("Qwen/my-demo-vision", write_model(tmp_path / "vision", **vision))  # as mlx-vlm leaves it
         found.env |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "", "HOME": str(tmp_path)}
         try:
             yield found
@@ -331,10 +328,11 @@ def told(user: Quince, *args: str) -> Any:
         ("pull Qwen/my-demo --type llm", "my-demo", "llm", None),
         ("pull Qwen/my-demo --type llm --quantize 4", "my-demo-4bit", "llm", 4),
         ("pull Qwen/my-demo-vision --type vlm", "my-demo-vision", "vlm", None),
+        ("pull Qwen/my-demo-vision --type vlm --quantize 4", "my-demo-vision-4bit", "vlm", 4),
         ("pull Qwen/my-demo-embedding --type embedding", "my-demo-embedding", "embedding", None),
         ("pull Qwen/my-demo-reranker --type reranker", "my-demo-reranker", "reranker", None),
     ],
-    ids=["llm", "llm-4bit", "vlm", "embedding", "reranker"],
+    ids=["llm", "llm-4bit", "vlm", "vlm-4bit", "embedding", "reranker"],
 )
 def test_mlx_serve_pull(user: Quince, typed: str, name: str, type: str, bits: int | None) -> None:
     result = user.run(*typed.split())

@@ -13,18 +13,24 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
+from msgspec.structs import replace
 from transformers import AutoTokenizer
 
+from quince.engine.vision_loader import load_vision
 from quince.errors import ConvertError, PullCancelled, StoreError
-from quince.models import convert, description
+from quince.models import convert, demo, description
 from quince.models.convert import Conversion
 from quince.models.hub import Hub
 from quince.models.model_type import ModelType
 from quince.models.pull import Installer, Progress, Quantization
+from tests.engine.driver import run
 from tests.hub_server import HubServer
-from tests.models.conftest import DEMO, TOKENIZER, Puller
+from tests.models.conftest import DEMO, TOKENIZER, Puller, write_model
+from tests.vision_prompts import VisionFamily
+from training.vision import evaluate
 
 REPO = "quinces/plain"
+WEIGHTS = "model.safetensors"
 # What the demo model was trained for: on other text its perplexity would mean nothing.
 TEXT = (
     ("What is the capital of France?", "The capital of France is Paris."),
@@ -121,7 +127,7 @@ def test_an_installed_model_is_quantised(pull: Puller, hub: HubServer, plain: Pa
 
 
 def conversion(source: Path, target: Path) -> Conversion:
-    return Conversion(source=str(source), target=str(target), bits=4, group_size=64)
+    return Conversion(source=str(source), target=str(target), vision=False, bits=4, group_size=64)
 
 
 def test_what_the_converter_does_not_know_is_said(plain: Path, tmp_path: Path) -> None:
@@ -172,3 +178,56 @@ def test_a_quantised_embedding_model_keeps_its_modules(
     model = pull(REPO, bits=8)
     assert model.type is ModelType.EMBEDDING
     assert {name: (model.path / name).read_bytes() for name in modules} == modules
+
+
+# Vision models
+
+
+def as_published(source: Path, target: Path) -> Path:
+    """As its publisher would have it on a hub: marked as PyTorch's."""
+    shutil.copytree(source, target)
+    weights = mx.load(str(source / WEIGHTS))
+    assert isinstance(weights, dict)
+    mx.save_safetensors(str(target / WEIGHTS), weights, metadata={"format": "pt"})
+    return target
+
+
+def test_a_plain_vision_model_is_quantised_but_for_its_tower(pull: Puller, hub: HubServer, tmp_path: Path) -> None:
+    source = demo.path(demo.VISION)
+    assert source is not None
+    hub.add(REPO, as_published(source, tmp_path / "plain"))
+    model = pull(REPO, bits=4)
+    found = model.manifest.description
+    assert (model.type, found.format, found.bits, found.group_size) == (ModelType.VLM, "mlx", 4, 64)
+    for name in (*TOKENIZER, "preprocessor_config.json", "processor_config.json"):
+        assert (model.path / name).read_bytes() == (source / name).read_bytes(), "the publisher's own is kept"
+    quantised = [name for name in mx.load(str(model.path / WEIGHTS)) if name.endswith(".scales")]
+    assert any(name.startswith("language_model.") for name in quantised)
+    assert not any(name.startswith("vision_model.") for name in quantised)
+    outcomes = evaluate.score(evaluate.mlx_backend(model.path), "colour", 2)
+    assert all(outcome["right"] for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_vision_model_answers_much_as_before(tmp_path: Path, bits: int) -> None:
+    family = VisionFamily("qwen2_vl", tmp_path / "whole")
+    request = family.request("r", "what is # there?", [0], max_tokens=4 if bits == 8 else 1)
+    before = family.alone(request)
+    small = replace(conversion(family.path, tmp_path / "small"), vision=True, bits=bits, group_size=32)
+    convert.convert(small, threading.Event())
+    family.model = load_vision(tmp_path / "small", max_model_len=None).model
+    engine, forward = family.core()
+    assert run(engine, [request])["r"].token_ids == before.token_ids
+    assert forward.encoded_media == 1
+
+
+def test_a_vision_model_without_its_converter_is_refused_before_its_weights_come(
+    pull: Puller, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "find_spec", lambda _: None)
+    path = write_model(tmp_path / "eyes", vision_config={})
+    hub.add(REPO, path)
+    with pytest.raises(ConvertError, match=r"needs mlx-vlm: pip install 'quince\[vision\]'"):
+        pull(REPO, bits=4)
+    assert hub.bytes_sent(WEIGHTS) < (path / WEIGHTS).stat().st_size
+    assert pull(REPO).type is ModelType.VLM, "it is in MLX's format already"

@@ -358,20 +358,6 @@ def test_the_type_can_be_given(pull: Puller, hub: HubServer, tmp_path: Path) -> 
     assert pull.store.get("tiny").type is ModelType.RERANKER
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_a_plain_vision_model_is_refused_before_its_weights_come(
-    pull: Puller, hub: HubServer, tmp_path: Path, bits: int | None
-) -> None:
-    path = write_model(tmp_path / "eyes", vision_config={}, architectures=["Qwen2VLForConditionalGeneration"])
-    content = (path / WEIGHTS).read_bytes().replace(b'"format": "mlx"', b'"format": "pt" ')
-    (path / WEIGHTS).write_bytes(content)
-    hub.add(REPO, path)
-    with pytest.raises(ConvertError) as refused:
-        pull(bits=bits)
-    assert "vision" in sentence(refused)
-    assert hub.bytes_sent(WEIGHTS) < len(content)
-
-
 @pytest.mark.parametrize("options", [{"bits": 3}, {"group_size": 5, "bits": 4}])
 def test_a_quantisation_that_does_not_exist(pull: Puller, hub: HubServer, options: dict[str, Any]) -> None:
     with pytest.raises(ConvertError) as refused:
