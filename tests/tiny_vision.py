@@ -20,7 +20,8 @@ SPECIAL = [
     *("<end>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<image>"),
     *("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<start_of_image>", "<end_of_image>"),
     *("<image_soft_token>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|image_start|>", "<|image_end|>"),
-    *("<img>", "</img>", "<IMG_CONTEXT>"),
+    *("<img>", "</img>", "<IMG_CONTEXT>", "<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|video|>"),
+    *("<|begin_of_box|>", "<|end_of_box|>"),
 ]
 IDS = {text: 127 + number for number, text in enumerate(SPECIAL)}
 VOCAB_SIZE = 192
@@ -87,6 +88,93 @@ _QWEN = {
     "vision_start_token_id": IDS["<|vision_start|>"],
     "vision_end_token_id": IDS["<|vision_end|>"],
 }
+QWEN_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
+_QWEN_IDS = {name: value for name, value in _QWEN.items() if name not in _TEXT or name == "vocab_size"}
+_QWEN3_TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "out_hidden_size": 32,
+    "num_heads": 2,
+    "patch_size": 16,
+    "num_position_embeddings": 64,
+    "deepstack_visual_indexes": [],
+}
+_DEEP = {"depth": 3, "deepstack_visual_indexes": [0, 1]}
+_QWEN3_FILES = {
+    "preprocessor_config.json": {**_QWEN_PROCESSOR, "patch_size": 16, "processor_class": "Qwen3VLProcessor"}
+}
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+
+
+def _qwen3_5(name: str, text: dict[str, Any]) -> dict[str, Any]:
+    """Recurrent layers between those with attention."""
+    return {
+        **_QWEN_IDS,
+        "model_type": name,
+        "text_config": {
+            **text,
+            "model_type": f"{name}_text",
+            "num_hidden_layers": 4,
+            "full_attention_interval": 2,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_conv_kernel_dim": 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [1, 1, 2],
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 1.0,
+            },
+        },
+        "vision_config": {**_QWEN3_TOWER, "model_type": name},
+    }
+
+
+GLM_MARK = "<|begin_of_image|><|image|><|end_of_image|>"
+_GLM_FILES = {
+    "preprocessor_config.json": {
+        "image_processor_type": "Glm4vImageProcessor",
+        "processor_class": "Glm4vProcessor",
+        "size": {"shortest_edge": 28 * 28, "longest_edge": 168 * 168 * 2},
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    },
+    "processor_config.json": {"processor_class": "Glm4vProcessor"},
+}
+
+
+def _glm(name: str, text: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model_type": name,
+        "text_config": {**_TEXT, "model_type": f"{name}_text", **text},
+        "vision_config": {
+            "model_type": name,
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 32,
+            "num_heads": 2,
+            "patch_size": 14,
+            "image_size": 112,
+        },
+        "image_token_id": IDS["<|image|>"],
+        "image_token_index": IDS["<|image|>"],
+        "video_token_id": IDS["<|video|>"],
+        "video_token_index": IDS["<|video|>"],
+        "vision_start_token_id": IDS["<|begin_of_image|>"],
+        "vision_end_token_id": IDS["<|end_of_image|>"],
+    }
+
+
 _IDEFICS = {
     "text_config": {**_TEXT, "model_type": "llama"},
     "vision_config": {**_TOWER, "model_type": "idefics3", "patch_size": 14, "image_size": 56},
@@ -109,7 +197,7 @@ _IDEFICS_FILES = {
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(
-        mark="<|vision_start|><|image_pad|><|vision_end|>",
+        mark=QWEN_MARK,
         config={
             **_QWEN,
             "model_type": "qwen2_vl",
@@ -127,7 +215,7 @@ FAMILIES: dict[str, Family] = {
         files={"preprocessor_config.json": _QWEN_PROCESSOR},
     ),
     "qwen2_5_vl": Family(
-        mark="<|vision_start|><|image_pad|><|vision_end|>",
+        mark=QWEN_MARK,
         config={
             **_QWEN,
             "model_type": "qwen2_5_vl",
@@ -146,26 +234,67 @@ FAMILIES: dict[str, Family] = {
         files={"preprocessor_config.json": _QWEN_PROCESSOR},
     ),
     "qwen3_vl": Family(
-        mark="<|vision_start|><|image_pad|><|vision_end|>",
-        config={
-            **{name: value for name, value in _QWEN.items() if name not in _TEXT or name == "vocab_size"},
+        QWEN_MARK,
+        {
+            **_QWEN_IDS,
             "model_type": "qwen3_vl",
             "text_config": {**_TEXT, "model_type": "qwen3_vl_text", "rope_scaling": _QWEN["rope_scaling"]},
-            "vision_config": {
-                "model_type": "qwen3_vl",
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "out_hidden_size": 32,
-                "num_heads": 2,
-                "patch_size": 16,
-                "num_position_embeddings": 64,
-                "deepstack_visual_indexes": [0, 1],
+            "vision_config": {**_QWEN3_TOWER, **_DEEP, "model_type": "qwen3_vl"},
+        },
+        _QWEN3_FILES,
+    ),
+    "qwen3_5": Family(QWEN_MARK, _qwen3_5("qwen3_5", _TEXT), _QWEN3_FILES),
+    "qwen3_5_moe": Family(QWEN_MARK, _qwen3_5("qwen3_5_moe", {**_TEXT, **_EXPERTS}), _QWEN3_FILES),
+    "qwen3_vl_moe": Family(
+        QWEN_MARK,
+        {
+            **_QWEN_IDS,
+            "model_type": "qwen3_vl_moe",
+            "text_config": {
+                **_TEXT,
+                **_EXPERTS,
+                "model_type": "qwen3_vl_moe_text",
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [],
+                "rope_scaling": _QWEN["rope_scaling"],
             },
+            "vision_config": {**_QWEN3_TOWER, **_DEEP, "model_type": "qwen3_vl_moe"},
         },
-        files={
-            "preprocessor_config.json": {**_QWEN_PROCESSOR, "patch_size": 16, "processor_class": "Qwen3VLProcessor"}
-        },
+        _QWEN3_FILES,
+    ),
+    "glm4v": Family(
+        GLM_MARK,
+        _glm(
+            "glm4v",
+            {
+                "eos_token_id": [IDS["<end>"]],
+                "partial_rotary_factor": 1.0,
+                "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+            },
+        ),
+        _GLM_FILES,
+    ),
+    "glm4v_moe": Family(
+        GLM_MARK,
+        _glm(
+            "glm4v_moe",
+            {
+                "moe_intermediate_size": 32,
+                "norm_topk_prob": True,
+                "n_group": 1,
+                "topk_group": 1,
+                "n_shared_experts": 1,
+                "n_routed_experts": 4,
+                "routed_scaling_factor": 1.0,
+                "num_experts_per_tok": 2,
+                "first_k_dense_replace": 1,
+                "use_qk_norm": True,
+                "attention_bias": False,
+                "partial_rotary_factor": 1.0,
+                "rope_scaling": {"type": "default", "mrope_section": [1, 1, 2]},
+            },
+        ),
+        _GLM_FILES,
     ),
     "idefics3": Family("<image>", {**_IDEFICS, "model_type": "idefics3"}, _IDEFICS_FILES),
     "smolvlm": Family(
@@ -242,6 +371,33 @@ FAMILIES: dict[str, Family] = {
                 "vision_feature_select_strategy": "default",
                 "num_additional_image_tokens": 1,
                 "processor_class": "LlavaNextProcessor",
+            },
+        },
+    ),
+    "llava_onevision": Family(
+        "<image>",
+        {
+            "model_type": "llava_onevision",
+            "text_config": {**_TEXT, "model_type": "qwen2"},
+            "vision_config": {**_TOWER, "model_type": "siglip_vision_model", "patch_size": 14, "image_size": 56},
+            "image_token_index": IDS["<image>"],
+            "video_token_index": IDS["<|video|>"],
+            "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]],
+            "vocab_size": VOCAB_SIZE,
+        },
+        {
+            "preprocessor_config.json": {
+                **_CLIP,
+                "image_processor_type": "LlavaOnevisionImageProcessor",
+                "processor_class": "LlavaOnevisionProcessor",
+                "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]],
+            },
+            "processor_config.json": {
+                "num_image_tokens": 16,
+                "vision_feature_select_strategy": "full",
+                "processor_class": "LlavaOnevisionProcessor",
+                "image_token": "<image>",
+                "video_token": "<|video|>",
             },
         },
     ),

@@ -187,10 +187,10 @@ class ProtocolRows:
         return [None if array is None else mx.contiguous(array) for array in arrays]
 
     def restore(self, segments: Sequence[Part], snapshot: Part) -> None:
-        self.cache = ArraysCache.from_state((list(cast(list[mx.array], snapshot)), None, None))
+        self.cache = type(self._empty).from_state((list(cast(list[mx.array], snapshot)), None, None))
 
     def layout(self) -> KVLayout:
-        if type(self._empty) is not ArraysCache:
+        if not isinstance(self._empty, ArraysCache):
             return KVLayout(reusable=False)
         return KVLayout(state_bytes=sum(array.nbytes for array in self.arrays()) // len(self._positions.lengths))
 

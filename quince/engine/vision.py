@@ -11,7 +11,7 @@ the model, for one conversation; here they belong to the request, and every call
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -281,6 +281,34 @@ def _read(one: MediaArray) -> Array:
     return held
 
 
+class RecurrentCache(ArraysCache):  # type: ignore[misc]
+    """mlx-lm's, with what mlx-vlm's layers call of their own class."""
+
+    def prepare(self, lengths: Sequence[int], **_: Any) -> None:
+        super().prepare(lengths=lengths)
+        self.left_padding = None  # Qwen3.5 takes any, if only zeros, for a sign that nothing is padded on the right
+
+    def update_window(self, index: int, source: mx.array, width: int, *, lengths: mx.array | None = None) -> mx.array:
+        """Keep the last ``width`` of ``source`` [rows, width + tokens, ...]; of rows with fewer tokens, by ``lengths``,
+        those that end with their last one."""
+        tokens = source.shape[1] - width
+        if lengths is None:
+            kept = source[:, tokens:]
+        else:
+            places = mx.clip(lengths, 0, tokens)[:, None] + mx.arange(width)
+            kept = mx.take_along_axis(source, places.reshape(*places.shape, *[1] * (source.ndim - 2)), axis=1)
+        self.cache[index] = mx.contiguous(kept)
+        return self.cache[index]
+
+    def update_recurrent(
+        self, index: int, length: int, update: Callable[[mx.array | None, None], tuple[mx.array, mx.array]]
+    ) -> tuple[mx.array, mx.array]:
+        """``update`` makes an output and the next state of the last one; its second argument is for who wants the
+        states between."""
+        output, self.cache[index] = update(self.cache[index], None)
+        return output, self.cache[index]
+
+
 def _as_mlx_lm(cache: Any) -> Any:
     """The same cache, empty, of mlx-lm's class. Raises ModelLoadError for one that it does not have."""
     match type(cache).__name__:
@@ -289,5 +317,5 @@ def _as_mlx_lm(cache: Any) -> Any:
         case "RotatingKVCache":
             return RotatingKVCache(max_size=cache.max_size, keep=cache.keep)
         case "ArraysCache":
-            return ArraysCache(len(cache.cache))
+            return RecurrentCache(len(cache.cache))
     raise ModelLoadError(f"this model keeps a {type(cache).__name__}, which Quince does not know")

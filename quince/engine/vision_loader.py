@@ -14,8 +14,9 @@ MISSING = "this model reads images, which needs mlx-vlm: pip install 'quince[vis
 # Families whose batched answers were compared with their answers alone and with mlx-vlm's own (docs/vision.md).
 FAMILIES = frozenset(
     {
-        *("gemma3", "idefics3", "internvl", "internvl_chat", "lfm2_vl", "llava", "mistral3", "pixtral"),
-        *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
+        *("gemma3", "glm4v", "glm4v_moe", "idefics3", "internvl", "internvl_chat", "lfm2_vl", "llava"),
+        *("llava_onevision", "mistral3", "pixtral", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl"),
+        *("qwen3_vl_moe", "smolvlm"),
     }
 )
 # Their attention is scaled by the position of the first row alone (mlx-vlm 0.7.10).

@@ -33,7 +33,8 @@ from tests.vision_prompts import VisionFamily, mp4, png
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers', of its own configurations
 
 REFUSED = {"llava_next"}
-VIDEO = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+VIDEO = {"llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
+TWINS = {"glm4v_moe", "qwen3_5_moe", "qwen3_vl_moe"}  # differ from another family in what their layers compute only
 ON_DISK = {"qwen2_vl", "gemma3", "lfm2_vl"}  # a kind of cache each: whole, sliding windows, snapshots
 CACHE = 2**24
 
@@ -41,6 +42,15 @@ CACHE = 2**24
 @pytest.fixture(scope="module", params=sorted(tiny_vision.FAMILIES.keys() - REFUSED))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionFamily:
     return VisionFamily(request.param, tmp_path_factory.mktemp("vision") / request.param)
+
+
+@pytest.fixture(autouse=True)
+def spared(request: pytest.FixtureRequest) -> None:
+    """Twins are tried with what an answer depends on."""
+    parameters = getattr(request.node, "callspec", None)
+    name = parameters.params.get("family") if parameters else None
+    if name in TWINS and request.function not in (test_batched_equals_alone, test_alone_equals_mlx_vlm):
+        pytest.skip("is as its twin")
 
 
 def test_batched_equals_alone(family: VisionFamily) -> None:
