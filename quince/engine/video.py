@@ -158,7 +158,7 @@ class VideoDecoder:
 
 def _frames(told: bytes) -> VideoFrames:
     try:
-        answer = msgspec.json.decode(told, type=VideoAnswer)
+        answer: VideoAnswer = msgspec.json.decode(told, type=VideoAnswer)
     except msgspec.DecodeError:  # it ended before: the decoder crashed, ran out of memory, or was stopped
         raise ValueError("the video cannot be decoded: its decoder ended without a word") from None
     if isinstance(answer, NoVideo):

@@ -297,16 +297,17 @@ class RecurrentCache(ArraysCache):  # type: ignore[misc]
         else:
             places = mx.clip(lengths, 0, tokens)[:, None] + mx.arange(width)
             kept = mx.take_along_axis(source, places.reshape(*places.shape, *[1] * (source.ndim - 2)), axis=1)
-        self.cache[index] = mx.contiguous(kept)
-        return self.cache[index]
+        self.cache[index] = kept = mx.contiguous(kept)
+        return kept
 
     def update_recurrent(
         self, index: int, length: int, update: Callable[[mx.array | None, None], tuple[mx.array, mx.array]]
     ) -> tuple[mx.array, mx.array]:
         """``update`` makes an output and the next state of the last one; its second argument is for who wants the
         states between."""
-        output, self.cache[index] = update(self.cache[index], None)
-        return output, self.cache[index]
+        output, state = update(self.cache[index], None)
+        self.cache[index] = state
+        return output, state
 
 
 def _as_mlx_lm(cache: Any) -> Any:
