@@ -399,6 +399,7 @@ FAMILIES: dict[str, Family] = {
                 "image_token": "<image>",
                 "video_token": "<|video|>",
             },
+            "video_preprocessor_config.json": {"size": {"height": 56, "width": 56}},
         },
     ),
     "gemma3": Family(
