@@ -6,6 +6,7 @@ The socket lives in a directory that only its owner can enter (mode 0700), so no
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -73,7 +74,7 @@ class ChildSocket(Generic[Received, Sent]):
         seconds are over."""
         messages: list[Received] = []
         if wait:
-            ready = dict(self._poller.poll(None if timeout is None else int(1000 * timeout)))
+            ready = dict(self._poller.poll(None if timeout is None else math.ceil(1000 * timeout)))
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 4096)
         while self._socket.poll(0):
