@@ -14,7 +14,7 @@ from quince.engine.messages import ToEngine
 
 # From a request's arrival to ``put`` its task is resumed about so many times, with all others that have arrived.
 QUIET_PASSES = 12
-LIMIT = 0.02  # seconds that a message is held back at most
+LIMIT = 0.03  # seconds that a message is held back at most
 
 
 class Outbox:
