@@ -153,7 +153,7 @@ class Installer:
         # First, so that what cannot be used is refused before the weights come.
         self._hub.fetch(repository, config, staged, meter.of(config), cancelled)
         type = request.type or _type(repository, staged)
-        if request.bits or not self._hub.is_mlx(repository):
+        if type is ModelType.VLM and (request.bits or not self._hub.is_mlx(repository)):
             convert.check_type(type)
         rest = [file for file in repository.files if file is not config]
         stop = threading.Event()  # one failure ends the others
