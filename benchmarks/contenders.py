@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.processes import Usage, Worker, children, usage
 from benchmarks.results import Cpu
-from quince.bench.server import Server, free_port
+from quince.bench.server import STARTING, Server, free_port
 from quince.bench.workload import ClientSpec, Job, JobResult, soon, split
 
 
@@ -142,11 +142,20 @@ def _first_model(url: str) -> str:
         return str(msgspec.json.decode(answer.read())["data"][0]["id"])
 
 
-def quince(model: Path, batch_size: int, players: Sequence[Worker], logs: Path, extra: Sequence[str]) -> Http:
+def quince(
+    model: Path,
+    batch_size: int,
+    players: Sequence[Worker],
+    logs: Path,
+    extra: Sequence[str],
+    *,
+    timeout: float = STARTING,
+) -> Http:
+    """``timeout``: see Server."""
     port = free_port()
     command = [sys.executable, "-m", "quince", "serve", str(model), "--port", str(port)]
     command += ["--max-running-requests", str(batch_size), *extra]
-    server = Server(command, port, logs / "quince.log")
+    server = Server(command, port, logs / "quince.log", timeout=timeout)
     return Http("Quince", server.url, players, server)
 
 
@@ -159,7 +168,7 @@ def mlx_lm_server(model: Path, batch_size: int, players: Sequence[Worker], logs:
 
 
 def mlx_vlm_server(
-    model: Path, players: Sequence[Worker], logs: Path, *, prefix_cache: bool, timeout: float = 300.0
+    model: Path, players: Sequence[Worker], logs: Path, *, prefix_cache: bool, timeout: float = STARTING
 ) -> Http:
     """``prefix_cache``: with its cache of prefixes in memory, which is off by default, and room for 131,072 tokens.
     ``timeout``: see Server."""

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS[:2]), help="who takes part, in this order")
     add("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     add("--seconds", type=float, default=600.0, help="begin no more repeats after this time, which starts at once")
-    add(
-        "--patience",
-        type=float,
-        default=120.0,
-        help="a server that takes so many seconds for a run, or to start, is out",
-    )
+    add("--patience", type=float, default=120.0, help="a server that takes longer for a run, or to start, is out")
     add("--repeats", type=int, default=2, help="load, beside: measurements of each server")
     add("--question-tokens", type=int, default=16, help="words of a question, one token each")
     add("--images", type=int, default=5, help="again: images, after two to warm up")
@@ -129,27 +124,32 @@ def contenders(options: argparse.Namespace) -> Iterator[list[Http]]:
             stack.callback(player.stop)
         with ThreadPoolExecutor() as pool:
             starting = [pool.submit(_start, name, options, model, players, logs) for name in options.servers]
+            try:
+                wait(starting)
+            finally:
+                for one in starting:
+                    if one.exception() is None:
+                        stack.callback(one.result().stop)
         started: list[Http] = []
         for name, one in zip(options.servers, starting, strict=True):
             try:
                 started.append(one.result())
             except UsageError as error:
                 _say(f"{name} is left out: {error}")
-            else:
-                stack.callback(started[-1].stop)
         _say(f"{', '.join(one.name for one in started)} started after {options.budget.used():.0f} s")
         yield started
 
 
 def _start(name: str, options: argparse.Namespace, model: Path, players: Sequence[Worker], logs: Path) -> Http:
     """Raises UsageError."""
+    patience = options.patience
     if name == "quince":
         size = max(8, options.running + options.arrivals, *options.concurrency)
-        contender = quince(model, size, players, logs, options.quince_args.split())
+        contender = quince(model, size, players, logs, options.quince_args.split(), timeout=patience)
     else:
         cached = name == "mlx-vlm-apc"
-        contender = mlx_vlm_server(model, players, logs, prefix_cache=cached, timeout=options.patience)
-    contender.patience = options.patience
+        contender = mlx_vlm_server(model, players, logs, prefix_cache=cached, timeout=patience)
+    contender.patience = patience
     return contender
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from quince.errors import UsageError
 
+STARTING = 300.0  # seconds until a server is healthy
 STOP_TIMEOUT = 15.0
 
 
@@ -22,7 +23,7 @@ class Server:
     """A server process, started on a free port and healthy when the constructor returns. Logs go to ``log``."""
 
     def __init__(
-        self, command: Sequence[str], port: int, log: Path, *, health: str = "/health", timeout: float = 300.0
+        self, command: Sequence[str], port: int, log: Path, *, health: str = "/health", timeout: float = STARTING
     ) -> None:
         """Raises UsageError if it is not healthy ``timeout`` seconds later."""
         self.url = f"http://127.0.0.1:{port}"

@@ -141,7 +141,7 @@ class Processor:
             self._idle.put(processor)
 
     def _load_another(self) -> None:
-        """On a thread: until it is there, those that are take turns."""
+        """On a thread: until it is there, or for ever if that fails, the threads take turns at those that are."""
         with self._lock:
             if self._missing == 0:
                 return
