@@ -35,7 +35,7 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger("quince.preprocess")
 
-WORKERS = 2
+WORKERS = 4 if (os.cpu_count() or 1) >= 8 else 2
 
 
 def main() -> None:
@@ -73,7 +73,9 @@ class Preprocessor:
         from quince.engine.processor import Processor  # mlx-vlm takes long to import
 
         Path(config.directory).mkdir(mode=0o700, exist_ok=True)
-        self._processor = Processor(Path(config.model_path), Path(config.directory), max_pixels=config.max_pixels)
+        self._processor = Processor(
+            Path(config.model_path), Path(config.directory), max_pixels=config.max_pixels, processors=WORKERS
+        )
         self.ready = PreprocessorReady(self._processor.marks)
         self._socket = socket
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
