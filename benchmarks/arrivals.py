@@ -31,9 +31,8 @@ class Arrivals(msgspec.Struct, kw_only=True):
 
 def measure(
     options: argparse.Namespace, who: Sequence[Contender], images: Iterator[str] | None = None
-) -> list[Arrivals]:
+) -> Iterator[Arrivals]:
     """``images``: where every prompt that arrives takes its own from."""
-    measured: list[Arrivals] = []
     for contender in who:
         _run(options, contender, seed=0, arriving=_arriving(options, 0, images))  # warm up
     for repeat in range(options.repeats):
@@ -42,9 +41,9 @@ def measure(
         for contender in who:
             for clients in ([], arriving):
                 results = _run(options, contender, seed=seed + bool(clients), arriving=clients)
-                measured.append(_summarise(options, (contender.name, repeat, bool(clients)), results))
-                print(measured[-1], file=sys.stderr, flush=True)
-    return measured
+                measured = _summarise(options, (contender.name, repeat, bool(clients)), results)
+                print(measured, file=sys.stderr, flush=True)
+                yield measured
 
 
 def _arriving(options: argparse.Namespace, seed: int, images: Iterator[str] | None) -> list[ClientSpec]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.processes import Usage, Worker, children, usage
 from benchmarks.results import Cpu
-from quince.bench.server import Server, free_port
+from quince.bench.server import STARTING, Server, free_port
 from quince.bench.workload import ClientSpec, Job, JobResult, soon, split
 
 
@@ -68,8 +72,12 @@ class InProcess(Contender):
 class Http(Contender):
     """An OpenAI-compatible server. ``server`` None: someone else's, whose processes and model are not known.
 
-    ``model``: what requests name, for a server that wants a name.
+    ``model``: what requests name, for a server that wants a name. With ``patience`` set, a server of ours that takes
+    longer than so many seconds for one measurement is killed, which its clients see; ``stopped`` tells.
     """
+
+    patience: float | None = None
+    stopped = False
 
     def __init__(
         self,
@@ -89,9 +97,27 @@ class Http(Contender):
         parts = split(clients, len(self._players))
         start = soon()
         busy = self._players[: len(parts)]
-        for player, part in zip(busy, parts, strict=True):
-            player.send(Job(part, start, self._url, self._model))
-        return [player.result() for player in busy]
+        with self.patiently():
+            for player, part in zip(busy, parts, strict=True):
+                player.send(Job(part, start, self._url, self._model))
+            return [player.result() for player in busy]
+
+    @contextlib.contextmanager
+    def patiently(self) -> Iterator[None]:
+        """One measurement, which has ``patience`` seconds."""
+        if self.patience is None or self._server is None:
+            yield
+            return
+        timer = threading.Timer(self.patience, self._give_up, [self._server.pid])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self, pid: int) -> None:
+        self.stopped = True
+        os.kill(pid, signal.SIGKILL)
 
     @property
     def url(self) -> str:
@@ -116,11 +142,20 @@ def _first_model(url: str) -> str:
         return str(msgspec.json.decode(answer.read())["data"][0]["id"])
 
 
-def quince(model: Path, batch_size: int, players: Sequence[Worker], logs: Path, extra: Sequence[str]) -> Http:
+def quince(
+    model: Path,
+    batch_size: int,
+    players: Sequence[Worker],
+    logs: Path,
+    extra: Sequence[str],
+    *,
+    timeout: float = STARTING,
+) -> Http:
+    """``timeout``: see Server."""
     port = free_port()
     command = [sys.executable, "-m", "quince", "serve", str(model), "--port", str(port)]
     command += ["--max-running-requests", str(batch_size), *extra]
-    server = Server(command, port, logs / "quince.log")
+    server = Server(command, port, logs / "quince.log", timeout=timeout)
     return Http("Quince", server.url, players, server)
 
 
@@ -132,12 +167,15 @@ def mlx_lm_server(model: Path, batch_size: int, players: Sequence[Worker], logs:
     return Http("mlx_lm.server", server.url, players, server)
 
 
-def mlx_vlm_server(model: Path, players: Sequence[Worker], logs: Path, *, prefix_cache: bool) -> Http:
-    """``prefix_cache``: with its cache of prefixes in memory, which is off by default, and room for 131,072 tokens."""
+def mlx_vlm_server(
+    model: Path, players: Sequence[Worker], logs: Path, *, prefix_cache: bool, timeout: float = STARTING
+) -> Http:
+    """``prefix_cache``: with its cache of prefixes in memory, which is off by default, and room for 131,072 tokens.
+    ``timeout``: see Server."""
     port = free_port()
     name = "mlx_vlm.server" + " (APC)" * prefix_cache
     settings = ["APC_ENABLED=1", "APC_DISK_ENABLED=0", "APC_NUM_BLOCKS=8192"] if prefix_cache else ["APC_ENABLED=0"]
     command = ["env", *settings, sys.executable, "-m", "mlx_vlm", "server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--vision-cache-size", "64", "--log-level", "WARNING"]
-    server = Server(command, port, logs / f"mlx_vlm_server{'_apc' * prefix_cache}.log")
+    server = Server(command, port, logs / f"mlx_vlm_server{'_apc' * prefix_cache}.log", timeout=timeout)
     return Http(name, server.url, players, server, str(model))

@@ -16,15 +16,13 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.weights import Weight, save
 from quince.bench.workload import words
-
-if TYPE_CHECKING:
-    import mlx.core as mx
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 EOS = "<|endoftext|>"
@@ -35,7 +33,7 @@ TEMPLATE = (
     "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-FORMAT = 1  # part of a model's directory: raise it when what is written here changes
+FORMAT = 2  # part of a model's directory: raise it when what is written here changes
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def write(shape: Shape, path: Path) -> None:
     write_tokenizer(shape, path)
     (path / "config.json").write_text(json.dumps(shape.config, indent=1))
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": shape.config["eos_token_id"]}))
-    _write_weights(shape, path)
+    save(path / "model.safetensors", _weights(shape), shape.dtype)
 
 
 def write_tokenizer(shape: Shape, path: Path, *, special: Sequence[str] = SPECIAL, template: str = TEMPLATE) -> None:
@@ -145,85 +143,39 @@ def write_tokenizer(shape: Shape, path: Path, *, special: Sequence[str] = SPECIA
     (path / "chat_template.jinja").write_text(template)
 
 
-def _write_weights(shape: Shape, path: Path) -> None:
-    """One file per layer, so that memory never holds more than one of them."""
-    import mlx.core as mx
-
-    mx.random.seed(0)
-    parts = itertools.chain([_embedding(shape)], (_layer(shape, i) for i in range(shape.layers)), _head(shape))
-    save_parts(parts, shape.layers + (1 if shape.tied else 2), path)
+def word_rows(shape: Shape, special: Sequence[str] = SPECIAL) -> tuple[int, int]:
+    """The rows of the output matrix that are not zero."""
+    return BYTES, shape.vocab - len(special)
 
 
-def save_parts(parts: Iterable[dict[str, mx.array]], count: int, path: Path) -> None:
-    """``count`` files of weights with their index."""
-    import mlx.core as mx
-
-    index: dict[str, str] = {}
-    total = 0
-    for number, part in enumerate(parts, 1):
-        name = f"model-{number:05d}-of-{count:05d}.safetensors"
-        mx.save_safetensors(str(path / name), part, metadata={"format": "mlx"})
-        index.update(dict.fromkeys(part, name))
-        total += sum(array.nbytes for array in part.values())
-        del part
-        mx.clear_cache()
-    listing = {"metadata": {"total_size": total}, "weight_map": index}
-    (path / "model.safetensors.index.json").write_text(json.dumps(listing))
-
-
-def _random(shape: Shape, *size: int, std: float | None = None) -> mx.array:
-    """Without ``std``, a linear layer's weights [out, in] that keep the scale of what goes through."""
-    import mlx.core as mx
-
-    scale = size[-1] ** -0.5 if std is None else std
-    weights = mx.random.normal(size, scale=scale).astype(getattr(mx, shape.dtype))
-    mx.eval(weights)
-    return weights
-
-
-def words_only(shape: Shape, matrix: mx.array, special: Sequence[str] = SPECIAL) -> mx.array:
-    import mlx.core as mx
-
-    ids = mx.arange(shape.vocab)[:, None]
-    is_word = (ids >= BYTES) & (ids < shape.vocab - len(special))
-    return mx.where(is_word, matrix, mx.zeros_like(matrix))
-
-
-def _embedding(shape: Shape) -> dict[str, mx.array]:
-    """The embedding, and the last norm, whose weight sets the scale of the logits."""
-    import mlx.core as mx
-
-    embedding = _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD)
-    return {
-        "model.embed_tokens.weight": words_only(shape, embedding) if shape.tied else embedding,
-        "model.norm.weight": mx.full((shape.hidden,), shape.norm_scale, dtype=getattr(mx, shape.dtype)),
+def _weights(shape: Shape) -> dict[str, Weight]:
+    """All layers, and the last norm, whose weight sets the scale of the logits."""
+    output = Weight((shape.vocab, shape.hidden), std=EMBEDDING_STD, rows=word_rows(shape))
+    found = {
+        "model.embed_tokens.weight": output if shape.tied else replace(output, rows=None),
+        "model.norm.weight": Weight((shape.hidden,), shape.norm_scale),
     }
+    for index in range(shape.layers):
+        found |= _layer(shape, index)
+    return found if shape.tied else found | {"lm_head.weight": output}
 
 
-def _head(shape: Shape) -> Iterator[dict[str, mx.array]]:
-    if not shape.tied:
-        yield {"lm_head.weight": words_only(shape, _random(shape, shape.vocab, shape.hidden, std=EMBEDDING_STD))}
-
-
-def _layer(shape: Shape, index: int) -> dict[str, mx.array]:
-    import mlx.core as mx
-
-    dtype = getattr(mx, shape.dtype)
+def _layer(shape: Shape, index: int) -> dict[str, Weight]:
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     own = {
-        "self_attn.q_proj.weight": _random(shape, queries, shape.hidden),
-        "self_attn.k_proj.weight": _random(shape, keys, shape.hidden),
-        "self_attn.v_proj.weight": _random(shape, keys, shape.hidden),
-        "self_attn.o_proj.weight": _random(shape, shape.hidden, queries),
-        "self_attn.q_norm.weight": mx.ones((shape.head_dim,), dtype=dtype),
-        "self_attn.k_norm.weight": mx.ones((shape.head_dim,), dtype=dtype),
-        "mlp.gate_proj.weight": _random(shape, shape.intermediate, shape.hidden),
-        "mlp.up_proj.weight": _random(shape, shape.intermediate, shape.hidden),
-        "mlp.down_proj.weight": _random(shape, shape.hidden, shape.intermediate),
-        "input_layernorm.weight": mx.ones((shape.hidden,), dtype=dtype),
-        "post_attention_layernorm.weight": mx.ones((shape.hidden,), dtype=dtype),
+        "self_attn.q_proj.weight": Weight.linear(queries, shape.hidden),
+        "self_attn.k_proj.weight": Weight.linear(keys, shape.hidden),
+        "self_attn.v_proj.weight": Weight.linear(keys, shape.hidden),
+        "self_attn.o_proj.weight": Weight.linear(shape.hidden, queries),
+        "self_attn.q_norm.weight": Weight((shape.head_dim,), 1.0),
+        "self_attn.k_norm.weight": Weight((shape.head_dim,), 1.0),
+        "mlp.gate_proj.weight": Weight.linear(shape.intermediate, shape.hidden),
+        "mlp.up_proj.weight": Weight.linear(shape.intermediate, shape.hidden),
+        "mlp.down_proj.weight": Weight.linear(shape.hidden, shape.intermediate),
+        "input_layernorm.weight": Weight((shape.hidden,), 1.0),
+        "post_attention_layernorm.weight": Weight((shape.hidden,), 1.0),
     }
-    return {f"model.layers.{index}.{name}": array for name, array in own.items()}
+    return {f"model.layers.{index}.{name}": weight for name, weight in own.items()}
 
 
 def main() -> None:

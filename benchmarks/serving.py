@@ -191,7 +191,7 @@ def main() -> None:
     print(f"model {options.model} on {options.device}; {about['gpu'] or about['platform']}; {about['versions']}\n")
     with contenders(options) as who:
         if options.scenario == "arrivals":
-            measured = arrivals.measure(options, who)
+            measured = list(arrivals.measure(options, who))
             print(arrivals.table(measured))
             save(options.out, {"environment": about, "arrivals": measured})
             return
@@ -206,8 +206,11 @@ def main() -> None:
 
 
 def save(path: Path | None, results: dict[str, object]) -> None:
+    """At once or not at all, so that whoever is killed leaves what was there."""
     if path is not None:
-        path.write_bytes(msgspec.json.encode(results))
+        new = path.with_name(f".{path.name}.new")
+        new.write_bytes(msgspec.json.encode(results))
+        new.replace(path)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +56,14 @@ class Budget:
     """Seconds for everything. Past them no repeat is started that a table can do without."""
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self._start = time.monotonic()
+        self._seconds = seconds
+
+    def used(self) -> float:
+        return time.monotonic() - self._start
 
     def spent(self) -> bool:
-        return time.monotonic() > self._end
+        return self.used() > self._seconds
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,10 +73,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--models-dir", type=Path, default=Path(tempfile.gettempdir()) / "quince-benchmark-models")
     add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS[:2]), help="who takes part, in this order")
     add("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    add("--seconds", type=float, default=600.0, help="begin no more repeats after this time")
+    add("--seconds", type=float, default=600.0, help="begin no more repeats after this time, which starts at once")
+    add("--patience", type=float, default=120.0, help="a server that takes longer for a run, or to start, is out")
     add("--repeats", type=int, default=2, help="load, beside: measurements of each server")
     add("--question-tokens", type=int, default=16, help="words of a question, one token each")
-    add("--images", type=int, default=5, help="again: images")
+    add("--images", type=int, default=5, help="again: images, after two to warm up")
     add("--again-size", type=int, help="again: pixels of an image's side  [448 on a CPU, 1024 on a GPU]")
     add("--answer-tokens", type=int, default=16, help="again: length of the answers")
     add("--concurrency", type=int, nargs="+", default=[1, 4, 16], help="load: clients")
@@ -91,6 +99,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _fill_in(options: argparse.Namespace) -> argparse.Namespace:
     options.device = stdout_of([sys.executable, "-c", "import mlx.core as mx; print(mx.default_device())"])
     gpu = "gpu" in options.device
+    options.budget = Budget(options.seconds)
     options.model = options.model or ("3b" if gpu else "tiny")
     options.image_size = options.image_size or (448 if gpu else 112)
     options.again_size = options.again_size or (1024 if gpu else 448)
@@ -106,50 +115,67 @@ def _fill_in(options: argparse.Namespace) -> argparse.Namespace:
 def contenders(options: argparse.Namespace) -> Iterator[list[Http]]:
     """The servers, started and running side by side; idle ones use next to nothing."""
     model = ensure(options.model, options.models_dir) if options.model in SHAPES else Path(options.model)
-    size = max(8, options.running + options.arrivals, *options.concurrency)
-    started: list[Http] = []
+    _say(f"{model} is there after {options.budget.used():.0f} s")
     with contextlib.ExitStack() as stack:
         logs = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         logs.mkdir(parents=True, exist_ok=True)
         players = [Worker("quince.bench.client") for _ in range(options.client_processes)]
         for player in players:
             stack.callback(player.stop)
-        for name in options.servers:
+        with ThreadPoolExecutor() as pool:
+            starting = [pool.submit(_start, name, options, model, players, logs) for name in options.servers]
             try:
-                if name == "quince":
-                    contender = quince(model, size, players, logs, options.quince_args.split())
-                else:
-                    contender = mlx_vlm_server(model, players, logs, prefix_cache=name == "mlx-vlm-apc")
+                wait(starting)
+            finally:
+                for one in starting:
+                    if one.exception() is None:
+                        stack.callback(one.result().stop)
+        started: list[Http] = []
+        for name, one in zip(options.servers, starting, strict=True):
+            try:
+                started.append(one.result())
             except UsageError as error:
                 _say(f"{name} is left out: {error}")
-                continue
-            stack.callback(contender.stop)
-            started.append(contender)
+        _say(f"{', '.join(one.name for one in started)} started after {options.budget.used():.0f} s")
         yield started
 
 
-def measure_again(
-    options: argparse.Namespace, who: Sequence[Http], source: Iterator[str], budget: Budget
-) -> tuple[list[Asked], list[str]]:
-    """Three questions about each image, image after image: those of one server, then the next one's."""
-    asked: list[Asked] = []
-    problems: list[str] = []
+def _start(name: str, options: argparse.Namespace, model: Path, players: Sequence[Worker], logs: Path) -> Http:
+    """Raises UsageError."""
+    patience = options.patience
+    if name == "quince":
+        size = max(8, options.running + options.arrivals, *options.concurrency)
+        contender = quince(model, size, players, logs, options.quince_args.split(), timeout=patience)
+    else:
+        cached = name == "mlx-vlm-apc"
+        contender = mlx_vlm_server(model, players, logs, prefix_cache=cached, timeout=patience)
+    contender.patience = patience
+    return contender
+
+
+def _running(who: Sequence[Http]) -> list[Http]:
+    return [contender for contender in who if not contender.stopped]
+
+
+def measure_again(options: argparse.Namespace, who: Sequence[Http], source: Iterator[str]) -> Iterator[Asked | str]:
+    """Three questions about each image, image after image: those of one server, then the next one's. Problems, too."""
     words = random.Random(time.time_ns())
     for number in range(-WARM_UP_IMAGES, options.images):
-        if number > 0 and budget.spent():
+        if number > 0 and options.budget.spent():
             break
         image = next(source)
         questions = [random_prompt(words, options.question_tokens) for _ in range(3)]
-        for contender in who:
+        for contender in _running(who):
             try:
-                answers = _three_questions(options, contender, image, questions)
-            except OSError as error:
-                problems.append(f"{contender.name}: {error}")
+                with contender.patiently():
+                    answers = _three_questions(options, contender, image, questions)
+            except (OSError, http.client.HTTPException) as error:
+                yield f"{contender.name}: {error}"
                 continue
+            times = "  ".join(f"{kind} {answer.ttft:.0f} ms" for kind, answer in answers.items())
+            _say(f"again {contender.name:16} {times}" + "  (warm-up)" * (number < 0))
             if number >= 0:
-                asked += [_asked(contender.name, number, *pair) for pair in answers.items()]
-                _say(f"again {contender.name:16} " + "  ".join(f"{k} {a.ttft:.0f} ms" for k, a in answers.items()))
-    return asked, problems
+                yield from (_asked(contender.name, number, *pair) for pair in answers.items())
 
 
 def _three_questions(
@@ -214,19 +240,18 @@ def _with_range(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
-def measure_load(options: argparse.Namespace, who: Sequence[Http], source: Iterator[str], budget: Budget) -> list[Run]:
+def measure_load(options: argparse.Namespace, who: Sequence[Http], source: Iterator[str]) -> Iterator[Run]:
     """For each concurrency: everybody once with short answers to warm up, then A B A B."""
-    runs: list[Run] = []
     for concurrency in options.concurrency:
         for repeat in range(-1, options.repeats):
-            if repeat > 0 and budget.spent():
+            if repeat != 0 and options.budget.spent():
                 break
             tokens = WARM_UP_TOKENS if repeat < 0 else options.max_tokens
             load = Load(
                 concurrency, options.requests_per_client, options.question_tokens, tokens, False, time.time_ns()
             )
             clients = with_images(load.specs(), source)
-            for contender in who:
+            for contender in _running(who):
                 results, cpu = contender.measure(clients)
                 requests = [request for result in results for request in result.requests]
                 busiest = max(result.cpu_seconds for result in results)
@@ -235,9 +260,10 @@ def measure_load(options: argparse.Namespace, who: Sequence[Http], source: Itera
                     f"load c={concurrency:<3} {contender.name:16} {run.tokens_per_second:7.1f} tok/s"
                     f"  TTFT p50 {run.ttft_p50:6.0f} ms  {run.seconds:5.1f} s" + "  (warm-up)" * (repeat < 0)
                 )
+                for request in requests:
+                    request.times, request.counts = request.times[:1], []
                 if repeat >= 0:
-                    runs.append(run)
-    return runs
+                    yield run
 
 
 def load_table(runs: Sequence[Run], size: int) -> str:
@@ -289,48 +315,65 @@ class Results(msgspec.Struct):
     beside: list[arrivals.Arrivals] = []
     problems: list[str] = []
 
+    def add(self, found: Asked | Run | arrivals.Arrivals | str) -> None:
+        match found:
+            case Asked():
+                self.again.append(found)
+            case Run():
+                self.load.append(found)
+                self.problems += [f"{found.contender} c={found.concurrency}: {problem}" for problem in found.problems]
+            case arrivals.Arrivals():
+                self.beside.append(found)
+            case problem:
+                self.problems.append(problem)
 
-def measure(options: argparse.Namespace, who: Sequence[Http], results: Results, budget: Budget) -> None:
-    """Every scenario in turn; its table is printed and ``--out`` written when it has ended."""
+
+def measure(options: argparse.Namespace, who: Sequence[Http], results: Results) -> None:
+    """Every scenario in turn. What is measured is written to ``--out`` at once; a table is printed when its scenario
+    ends, however it does."""
     seed = time.time_ns()
     large, small = images(options.again_size, seed), images(options.image_size, seed + 1)
-
-    def again() -> str:
-        results.again, problems = measure_again(options, who, large, budget)
-        results.problems += problems
-        return again_table(results.again, options.again_size)
-
-    def load() -> str:
-        results.load = measure_load(options, who, small, budget)
-        results.problems += [f"{r.contender} c={r.concurrency}: {p}" for r in results.load for p in r.problems]
-        for request in (request for run in results.load for request in run.requests):
-            request.times, request.counts = request.times[:1], []
-        return load_table(results.load, options.image_size)
-
-    def beside() -> str:
-        results.beside = arrivals.measure(options, who, small)
-        title = f"### {options.running} text streams while images of {options.image_size} pixels arrive"
-        return f"{title}\n\n{arrivals.table(results.beside)}"
-
-    scenarios: dict[str, Callable[[], str]] = {"again": again, "load": load, "beside": beside}
+    scenarios: dict[str, Callable[[], Iterator[Asked | Run | arrivals.Arrivals | str]]] = {
+        "again": lambda: measure_again(options, who, large),
+        "load": lambda: measure_load(options, who, small),
+        "beside": lambda: arrivals.measure(options, _running(who), small),
+    }
     for name in options.scenarios:
-        if budget.spent():
+        if options.budget.spent():
             results.problems.append(f"no time was left for {name}")
             continue
-        print(scenarios[name]() + "\n", flush=True)
-        save(options.out, msgspec.structs.asdict(results))
+        try:
+            for found in scenarios[name]():
+                results.add(found)
+                save(options.out, msgspec.structs.asdict(results))
+        finally:
+            print(_table(name, options, results) + "\n", flush=True)
+            _say(f"{name} ended after {options.budget.used():.0f} s")
+
+
+def _table(scenario: str, options: argparse.Namespace, results: Results) -> str:
+    if scenario == "again":
+        return again_table(results.again, options.again_size)
+    if scenario == "load":
+        return load_table(results.load, options.image_size)
+    title = f"### {options.running} text streams while images of {options.image_size} pixels arrive"
+    return f"{title}\n\n{arrivals.table(results.beside)}"
 
 
 def main() -> None:
     options = parse()
-    budget = Budget(options.seconds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # the servers, too
     results = Results(environment(options))
     versions, gpu = results.environment["versions"], results.environment["gpu"]
-    print(f"model {options.model} on {options.device}; {gpu or results.environment['platform']}; {versions}\n")
+    print(
+        f"model {options.model} on {options.device}; {gpu or results.environment['platform']}; {versions}\n", flush=True
+    )
     with contenders(options) as who:
         if not who:
             raise SystemExit("no server started")
-        measure(options, who, results, budget)
+        measure(options, who, results)
+        stopped = [one.name for one in who if one.stopped]
+    results.problems += [f"{name} took more than {options.patience:g} s for a measurement" for name in stopped]
     if results.problems:
         print("### PROBLEMS\n\n" + "\n".join(f"- {problem}" for problem in dict.fromkeys(results.problems)))
     save(options.out, msgspec.structs.asdict(results))

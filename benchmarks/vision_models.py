@@ -14,19 +14,16 @@ import functools
 import importlib
 import io
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from benchmarks.models import EMBEDDING_STD, EOS, Shape, ensure_at, save_parts, words_only, write_tokenizer
+from benchmarks.models import EMBEDDING_STD, EOS, Shape, ensure_at, word_rows, write_tokenizer
 from benchmarks.models import SPECIAL as CHAT_TOKENS
-
-if TYPE_CHECKING:
-    import mlx.core as mx
+from benchmarks.weights import Weight, save
 
 MODEL_TYPE = "qwen2_5_vl"
 SPECIAL = (*CHAT_TOKENS, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -38,9 +35,8 @@ TEMPLATE = (
     "{%- endfor -%}{%- endif -%}{{- '<|im_end|>\\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-FORMAT = 1  # part of a model's directory: raise it when what is written here changes
+FORMAT = 2  # part of a model's directory: raise it when what is written here changes
 PATCH, MERGE = 14, 2  # an image token stands for a square of 28 pixels
-PART_BYTES = 2**30
 NOISE_CELL = 16  # pixels between the random colours of an image
 
 
@@ -127,52 +123,30 @@ def write(shape: VisionShape, path: Path) -> None:
     (path / "config.json").write_text(json.dumps(shape.config, indent=1))
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": shape.config["eos_token_id"]}))
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1))
-    _write_weights(shape, path)
+    save(path / "model.safetensors", _weights(shape), shape.text.dtype)
 
 
-def _write_weights(shape: VisionShape, path: Path) -> None:
+def _weights(shape: VisionShape) -> dict[str, Weight]:
     """mlx-vlm's own model says which weights there are; it is never computed."""
-    import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_vlm.utils import update_module_configs
 
-    mx.random.seed(0)
     module = importlib.import_module(f"mlx_vlm.models.{MODEL_TYPE}")
     config = json.loads(json.dumps(shape.config))
     model_config = update_module_configs(module.ModelConfig.from_dict(config), module, config, ["text", "vision"])
-    names = {name: array.shape for name, array in tree_flatten(module.Model(model_config).parameters())}
-    parts = _parts(names)
-    save_parts(({name: _weight(shape, name, names[name]) for name in part} for part in parts), len(parts), path)
+    arrays = tree_flatten(module.Model(model_config).parameters())
+    return {name: _weight(shape.text, name, array.shape) for name, array in arrays}
 
 
-def _parts(shapes: dict[str, tuple[int, ...]]) -> list[list[str]]:
-    """Names in files of about PART_BYTES, so that memory never holds more."""
-    parts: list[list[str]] = [[]]
-    size = 0
-    for name, shape in shapes.items():
-        if size > PART_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(name)
-        size += 2 * math.prod(shape)
-    return parts
-
-
-def _weight(shape: VisionShape, name: str, size: tuple[int, ...]) -> mx.array:
-    """Norms of one, no biases, and linear layers [out, ...] that keep the scale of what goes through."""
-    import mlx.core as mx
-
-    dtype = getattr(mx, shape.text.dtype)
+def _weight(shape: Shape, name: str, size: tuple[int, ...]) -> Weight:
+    """Norms of one, no biases, and linear layers."""
     if name.endswith("model.norm.weight"):
-        weight = mx.full(size, shape.text.norm_scale, dtype=dtype)
-    elif len(size) == 1:
-        weight = (mx.zeros if name.endswith("bias") else mx.ones)(size, dtype=dtype)
-    elif name.endswith("embed_tokens.weight"):
-        weight = words_only(shape.text, mx.random.normal(size, scale=EMBEDDING_STD).astype(dtype), SPECIAL)
-    else:
-        weight = mx.random.normal(size, scale=math.prod(size[1:]) ** -0.5).astype(dtype)
-    mx.eval(weight)
-    return weight
+        return Weight(size, shape.norm_scale)
+    if len(size) == 1:
+        return Weight(size, 0.0 if name.endswith("bias") else 1.0)
+    if name.endswith("embed_tokens.weight"):
+        return Weight(size, std=EMBEDDING_STD, rows=word_rows(shape, SPECIAL))
+    return Weight.linear(*size)
 
 
 def images(pixels: int, seed: int) -> Iterator[str]:

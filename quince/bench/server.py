@@ -15,13 +15,17 @@ from pathlib import Path
 
 from quince.errors import UsageError
 
+STARTING = 300.0  # seconds until a server is healthy
 STOP_TIMEOUT = 15.0
 
 
 class Server:
     """A server process, started on a free port and healthy when the constructor returns. Logs go to ``log``."""
 
-    def __init__(self, command: Sequence[str], port: int, log: Path, *, health: str = "/health") -> None:
+    def __init__(
+        self, command: Sequence[str], port: int, log: Path, *, health: str = "/health", timeout: float = STARTING
+    ) -> None:
+        """Raises UsageError if it is not healthy ``timeout`` seconds later."""
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         with log.open("wb") as output:
@@ -29,12 +33,12 @@ class Server:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         self.pid = self._process.pid
         try:
-            self.started_in = self._wait_healthy(health, time.monotonic())
+            self.started_in = self._wait_healthy(health, time.monotonic(), timeout)
         except BaseException:
             self.stop()
             raise
 
-    def _wait_healthy(self, path: str, since: float, timeout: float = 300.0) -> float:
+    def _wait_healthy(self, path: str, since: float, timeout: float) -> float:
         while time.monotonic() - since < timeout:
             if self._process.poll() is not None:
                 break

@@ -273,28 +273,29 @@ class EngineCore:
             self._enqueue(request)
 
     def _encode(self) -> None:
-        """One image of the request that has waited longest goes through the vision tower, unless the prefix cache has
-        all that its images would be needed for, or may get it from the disk. Running streams wait for the tower, so it
-        is one image in a step."""
+        """One image of the request that has waited longest goes through the vision tower: running streams wait for
+        that, so it is one in a step. Requests that need none, since the features of their images are kept or the prefix
+        cache has all that those are for, do not wait for each other; nor do those whose prefix comes from the disk."""
         self._encoded = False
-        if not self._encoding:
-            return
-        request_id, request = next(iter(self._encoding.items()))
-        try:
-            if self.scheduler.num_cached(request) < self._media_ends[request_id]:
-                if self.scheduler.load(request):
+        while self._encoding and not self._encoded:
+            request_id, request = next(iter(self._encoding.items()))
+            before = self._forward.encoded_media
+            try:
+                cached = self.scheduler.num_cached(request) >= self._media_ends[request_id]
+                if not cached and self.scheduler.load(request):
                     del self._encoding[request_id]
-                    return
+                    continue
+                complete = cached or self._forward.encode(request_id)
+            except _FORWARD_FAILURES as error:
+                logger.exception("an image could not be encoded")
+                del self._encoding[request_id]
+                self.scheduler.refuse(request, f"the model cannot take the images: {error}")
                 self._encoded = True
-                if not self._forward.encode(request_id):
-                    return
-        except _FORWARD_FAILURES as error:
-            logger.exception("an image could not be encoded")
-            del self._encoding[request_id]
-            self.scheduler.refuse(request, f"the model cannot take the images: {error}")
-            return
-        del self._encoding[request_id]
-        self.scheduler.add(request)
+                return
+            self._encoded = self._forward.encoded_media > before
+            if complete:
+                del self._encoding[request_id]
+                self.scheduler.add(request)
 
     def _release(self, outputs: Iterable[Output]) -> None:
         for output in outputs:

@@ -36,7 +36,7 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger("quince.preprocess")
 
-WORKERS = 2  # for images
+WORKERS = 4 if (os.cpu_count() or 1) >= 8 else 2  # for images
 
 
 def main() -> None:
@@ -79,6 +79,7 @@ class Preprocessor:
             Path(config.directory),
             max_pixels=config.max_pixels,
             video_seconds=config.video_seconds,
+            processors=WORKERS + 1,
         )
         self.ready = PreprocessorReady(self._processor.marks)
         self._socket = socket

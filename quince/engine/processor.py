@@ -8,6 +8,7 @@ That this gives what the processor makes of a whole prompt is checked when it is
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -38,21 +39,28 @@ MARKS = {
 
 
 class Processor:
-    """``prepare`` may be called by several threads: they decode at once, and take turns at the model's processor."""
+    """``prepare`` may be called by several threads. mlx-vlm's processors are for one at a time, so there may be several
+    of them; threads that find none take turns."""
 
-    def __init__(self, path: Path, directory: Path, *, max_pixels: int, video_seconds: float) -> None:
-        """``directory`` is where arrays are written, and videos' frames for a while. Raises ModelLoadError."""
+    def __init__(
+        self, path: Path, directory: Path, *, max_pixels: int, video_seconds: float, processors: int = 1
+    ) -> None:
+        """``directory`` is where arrays are written, and videos' frames for a while. Of ``processors``, all but one are
+        loaded when they are missed. Raises ModelLoadError."""
         vision_family(path)
         try:
             import mlx.core as mx
-            from mlx_vlm.utils import get_model_and_args, load_config, load_image_processor, load_processor
+            from mlx_vlm.utils import get_model_and_args, load_config
             from PIL import Image
         except ImportError as error:
             raise ModelLoadError(MISSING) from error
         mx.set_default_device(mx.cpu)
         Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound, below what max_pixels may be
         self._directory = directory
-        self._lock = threading.Lock()  # neither tokenizers nor MLX like several threads
+        self._path = path
+        self._missing = processors - 1
+        self._lock = threading.Lock()  # of _missing
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()  # processors that no thread uses
         self._max_pixels = max_pixels
         self._videos = VideoDecoder(
             directory, max_pixels=max_pixels, all_pixels=VIDEO_PIXELS * max_pixels, seconds=video_seconds
@@ -61,13 +69,10 @@ class Processor:
             config = load_config(path)
             module, _ = get_model_and_args(config)
             self._config = module.ModelConfig.from_dict(config)
-            self._processor: Any = load_processor(path)
-            own = load_image_processor(path)
-            if own is not None:
-                self._processor.image_processor = own
+            self._processor: Any = _load(path)
         except Exception as error:  # whatever a model's files make transformers raise
             raise ModelLoadError(f"{path.name}: its image processor cannot be loaded: {error}") from error
-        self._tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
+        self._idle.put(self._processor)
         self._directly = False
         self.marks = self._find_marks()
         if MediaType.IMAGE not in self.marks:
@@ -101,14 +106,20 @@ class Processor:
 
     def _replaces(self, kind: MediaType, mark: str, token_id: int) -> bool:
         samples = [_sample(kind, width, height) for width, height in ((90, 60), (60, 120))]
-        parts = [self._run(kind, mark, sample) for sample in samples]
-        texts = [self._text(part["input_ids"]) for part in parts]
-        if any(text == mark or token_id not in self._tokenize(text) for text in texts):
-            return False
-        whole = self._run(kind, f"one\n{mark}\ntwo", samples[0])
-        return self._tokenize(f"one\n{texts[0]}\ntwo") == _ids(whole["input_ids"])
+        with self._borrowed() as processor:
+            tokenizer = _tokenizer(processor)
 
-    def _run(self, kind: MediaType, text: str, media: Any, **arguments: Any) -> dict[str, Any]:
+            def tokenize(text: str) -> list[int]:
+                return list(tokenizer.encode(text, add_special_tokens=False))
+
+            parts = [self._run(processor, kind, mark, sample) for sample in samples]
+            texts = [_text(tokenizer, part["input_ids"]) for part in parts]
+            if any(text == mark or token_id not in tokenize(text) for text in texts):
+                return False
+            whole = self._run(processor, kind, f"one\n{mark}\ntwo", samples[0])
+            return tokenize(f"one\n{texts[0]}\ntwo") == _ids(whole["input_ids"])
+
+    def _run(self, processor: Any, kind: MediaType, text: str, media: Any, **arguments: Any) -> dict[str, Any]:
         """A prompt with one image or video in it. The arrays of mlx-vlm's processor, and the prompt's tokens.
 
         LLaVA's processor refuses what mlx-vlm's ``prepare_inputs`` tells all processors (0.7.10, transformers 5).
@@ -116,19 +127,32 @@ class Processor:
         from mlx_vlm.utils import prepare_inputs
 
         inputs = {f"{kind.value}s": [media], **arguments}
+        if not self._directly:
+            return dict(prepare_inputs(processor, prompts=[text], **inputs))
+        found = dict(processor(text=[text], **inputs))
+        added = _tokenizer(processor).encode("", add_special_tokens=True)
+        return {**found, "input_ids": _ids(found["input_ids"])[len(added) :]}
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[Any]:
+        """A processor for this thread alone, for as long as the block lasts."""
+        try:
+            processor = self._idle.get_nowait()
+        except queue.Empty:
+            self._load_another()
+            processor = self._idle.get()
+        try:
+            yield processor
+        finally:
+            self._idle.put(processor)
+
+    def _load_another(self) -> None:
+        """On a thread: until it is there, or for ever if that fails, the threads take turns at those that are."""
         with self._lock:
-            if not self._directly:
-                return dict(prepare_inputs(self._processor, prompts=[text], **inputs))
-            found = dict(self._processor(text=[text], **inputs))
-            added = self._tokenizer.encode("", add_special_tokens=True)
-            return {**found, "input_ids": _ids(found["input_ids"])[len(added) :]}
-
-    def _text(self, input_ids: Any) -> str:
-        text = self._tokenizer.decode(_ids(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(text)
-
-    def _tokenize(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+            if self._missing == 0:
+                return
+            self._missing -= 1
+        threading.Thread(target=lambda: self._idle.put(_load(self._path)), name="load-processor", daemon=True).start()
 
     # Files to arrays
 
@@ -137,10 +161,9 @@ class Processor:
         mark = self.marks.get(job.kind)
         if mark is None:
             raise ValueError(f"this model takes no {job.kind.value}s")
-        with self._decoded(job) as (media, arguments):
-            found = self._run(job.kind, mark.text, media, **arguments)
-        with self._lock:
-            text = self._text(found["input_ids"])
+        with self._decoded(job) as (media, arguments), self._borrowed() as processor:
+            found = self._run(processor, job.kind, mark.text, media, **arguments)
+            text = _text(_tokenizer(processor), found["input_ids"])
         arrays = {
             name: _as_array(value) for name, value in found.items() if value is not None and name not in TEXT_INPUTS
         }
@@ -202,6 +225,24 @@ class Processor:
         return MediaArray(name, path=str(path))
 
 
+def _load(path: Path) -> Any:
+    from mlx_vlm.utils import load_image_processor, load_processor
+
+    processor = load_processor(path)
+    own = load_image_processor(path)
+    if own is not None:
+        processor.image_processor = own
+    return processor
+
+
+def _tokenizer(processor: Any) -> Any:
+    return getattr(processor, "tokenizer", processor)
+
+
+def _text(tokenizer: Any, input_ids: Any) -> str:
+    return str(tokenizer.decode(_ids(input_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
 def _sample(kind: MediaType, width: int, height: int) -> Any:
     """An image or four frames of a video, of one grey."""
     from PIL import Image
@@ -229,7 +270,7 @@ def _ids(input_ids: Any) -> list[int]:
 
 
 def _as_array(value: Any) -> Array:
-    """Lists are those of one image's: of arrays of one shape, or of numbers."""
+    """Lists are those of one image's: of arrays of one shape, or of numbers. MLX's memory is not copied."""
     if isinstance(value, list):
-        return np.stack([np.array(one) for one in value])
-    return np.array(value)
+        return np.stack([np.asarray(one) for one in value])
+    return np.asarray(value)

@@ -228,17 +228,19 @@ class VisionForward:
         self._media.pop(request_id, None)
 
     def _place(self, media: _Media) -> None:
-        """Positions in the rotary space, as the model's own code counts them."""
-        grids: dict[str, mx.array] = {}
-        for name in GRIDS:
-            found = [image.arrays[name] for image in media.images if name in image.arrays]
-            if found:
-                grids[name] = mx.array(np.concatenate(found))
-        positions, deltas = self._language.get_rope_index(mx.array([media.prompt_token_ids]), **grids)
-        media.positions = np.broadcast_to(np.array(positions), (3, 1, len(media.prompt_token_ids)))[:, 0].astype(
-            np.int32
-        )
-        media.delta = int(np.array(deltas).reshape(-1)[0])
+        """Positions in the rotary space, as the model's own code counts them: number by number, which is not to wait
+        for the step that the device is at."""
+        with mx.stream(mx.cpu):
+            grids: dict[str, mx.array] = {}
+            for name in GRIDS:
+                found = [image.arrays[name] for image in media.images if name in image.arrays]
+                if found:
+                    grids[name] = mx.array(np.concatenate(found))
+            positions, deltas = self._language.get_rope_index(mx.array([media.prompt_token_ids]), **grids)
+            media.positions = np.broadcast_to(np.array(positions), (3, 1, len(media.prompt_token_ids)))[:, 0].astype(
+                np.int32
+            )
+            media.delta = int(np.array(deltas).reshape(-1)[0])
 
     def _encode(self, image: _Image) -> Features:
         features = self._features.get(image.key)

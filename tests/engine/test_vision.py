@@ -136,6 +136,21 @@ def test_a_picture_that_the_disk_has_is_not_encoded_again(family: VisionFamily, 
     assert encoded == [1, 0]
 
 
+def test_only_pictures_that_need_the_tower_wait_for_it(family: VisionFamily) -> None:
+    """In one step, all requests whose features are kept are let in, and one that is encoded."""
+    engine, forward = family.core()
+    run(engine, [family.request("first", "see # now", [0])])
+    for number in range(3):
+        engine.add(family.request(f"known{number}", f"{number} see # now", [0]))
+    for number in (1, 2):
+        engine.add(family.request(f"new{number}", "see # now", [number]))
+    engine.step()
+    assert forward.encoded_media == 2
+    assert list(engine._encoding) == ["new2"]
+    engine.step()
+    assert not engine._encoding
+
+
 def test_turns_with_pictures(family: VisionFamily) -> None:
     """A conversation finds what it has said, whatever came between."""
     engine, _ = family.core(cache_bytes=CACHE, chunk=40)
