@@ -27,7 +27,7 @@ from quince.engine.vision_loader import load_vision
 from quince.sampling import SamplingParams
 from quince.text.tokenizer import Tokenizer
 from quince.text.vision import locate, place
-from tests import tiny_vision
+from tests import tiny_vision, vision_configs
 from tests.engine.driver import Answer, run
 
 SIZES = ((84, 56), (28, 84), (120, 120), (150, 40))  # width, height
@@ -75,7 +75,7 @@ class VisionFamily:
     @property
     def mark(self) -> str:
         """What a template writes for a picture."""
-        return tiny_vision.FAMILIES[self.name].mark
+        return vision_configs.FAMILIES[self.name].mark
 
     def prepare(self, number: int) -> PreparedMedia:
         if number not in self._prepared:
@@ -106,11 +106,11 @@ class VisionFamily:
         tier: DiskTier | None = None,
     ) -> tuple[EngineCore, VisionForward]:
         forward = VisionForward(self.model, feature_bytes=2**22)
-        grammars = GrammarCompiler(self.path / "tokenizer.json", tiny_vision.VOCAB_SIZE)
+        grammars = GrammarCompiler(self.path / "tokenizer.json", vision_configs.VOCAB_SIZE)
         config = CoreConfig(
             16, chunk, prefix_cache_bytes=cache_bytes, snapshot_interval=64, kv_quantization=quantization
         )
-        return core.make_core(forward, tiny_vision.VOCAB_SIZE, grammars, config, tier), forward
+        return core.make_core(forward, vision_configs.VOCAB_SIZE, grammars, config, tier), forward
 
     @cached_property
     def _alone(self) -> EngineCore:

@@ -26,7 +26,7 @@ from quince.engine.video import VideoDecoder, VideoJob
 from quince.engine.vision import FeatureCache, Features
 from quince.engine.vision_loader import load_vision
 from quince.errors import ModelLoadError
-from tests import tiny_vision
+from tests import tiny_vision, vision_configs
 from tests.engine.driver import run
 from tests.vision_prompts import VisionFamily, mp4, png
 
@@ -40,7 +40,7 @@ ON_DISK = {"qwen2_vl", "gemma3", "lfm2_vl"}  # a kind of cache each: whole, slid
 CACHE = 2**24
 
 
-@pytest.fixture(scope="module", params=sorted(tiny_vision.FAMILIES.keys() - REFUSED))
+@pytest.fixture(scope="module", params=sorted(vision_configs.FAMILIES.keys() - REFUSED))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionFamily:
     return VisionFamily(request.param, tmp_path_factory.mktemp("vision") / request.param)
 
@@ -189,7 +189,7 @@ def test_tokens_of_a_video_that_is_not_there_end_their_own_request_only(family: 
     if family.name not in GRIDS:
         pytest.skip("places no videos")
     good, odd = family.request("good", "ab # cd", [0]), family.request("odd", "ab # cd", [2])
-    spelled = [tiny_vision.IDS[text] for text in ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")]
+    spelled = [vision_configs.IDS[text] for text in ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")]
     odd.prompt_token_ids.extend([*spelled, 1])
     answers = run(family.core()[0], [good, odd])
     assert answers["odd"].finish_reason is FinishReason.ERROR
