@@ -178,9 +178,10 @@ def test_a_home_that_cannot_be_written(quince: Quince, start_server: StartServer
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.8, 1.5])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_it_starts(quince: Quince, delay: float, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "delay"), [(signal.SIGINT, 0), (signal.SIGTERM, 0.3), (signal.SIGINT, 0.8), (signal.SIGTERM, 1.5)]
+)
+def test_ctrl_c_while_it_starts(quince: Quince, number: signal.Signals, delay: float) -> None:
     """A model that takes long to load: nothing is left of its server."""
     process = quince.begin("start", "--port", "0", DEMO)
     wait_for(lambda: list(quince.home.glob("logs/starting-*")), within=30, what="the command has begun")

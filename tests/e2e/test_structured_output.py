@@ -17,7 +17,6 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.e2e.conftest import StartServer
 from tests.e2e.demo_chat import DEMO, MULTIPLY, WEATHER, Ask, comparable, streamed, user, whole
 from tests.e2e.helpers import assert_error_shape, async_client, eventually, http_client
 from tests.e2e.server_process import ServerProcess
@@ -381,33 +380,30 @@ HARD = [
 ]  # fmt: skip
 
 
-async def test_hard_formats_disturb_nobody(start_server: StartServer, random_model: Any) -> None:
-    server = start_server(model=random_model)
-    async with undisturbed(server) as client:
+async def test_hard_formats_disturb_nobody(random_server: ServerProcess) -> None:
+    async with undisturbed(random_server) as client:
         statuses = [await status(client, **fields) for fields in HARD]
         assert set(statuses) <= {200, 400}, statuses
         assert set(await asyncio.gather(*(status(client, **fields) for fields in HARD))) <= {200, 400}
 
 
-async def test_fifty_schemas_at_once_disturb_nobody(start_server: StartServer, random_model: Any) -> None:
-    server = start_server(model=random_model)
+async def test_fifty_schemas_at_once_disturb_nobody(random_server: ServerProcess) -> None:
     schemas = [
         {"type": "object", "properties": {f"field_{number}": {"type": "integer"}}, "required": [f"field_{number}"]}
         for number in range(50)
     ]
-    async with undisturbed(server) as client:
+    async with undisturbed(random_server) as client:
         statuses = await asyncio.gather(*(status(client, response_format=schema_format(each)) for each in schemas))
     assert statuses == [200] * 50
 
 
-async def test_leaving_while_a_grammar_compiles(start_server: StartServer, random_model: Any) -> None:
-    server = start_server(model=random_model)
+async def test_leaving_while_a_grammar_compiles(random_server: ServerProcess) -> None:
 
     async def idle() -> bool:
-        stats = server.stats()
+        stats = random_server.stats()
         return stats["open_requests"] == 1 and stats["waiting"] == 0 and stats["running"] == 1
 
-    async with undisturbed(server) as client:
+    async with undisturbed(random_server) as client:
         for fields in HARD[:8]:
             asked = asyncio.create_task(status(client, **fields))
             await asyncio.sleep(0.02)
