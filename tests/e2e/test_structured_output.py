@@ -80,8 +80,11 @@ def test_the_stream_helper_parses_what_there_is_so_far(demo: openai.OpenAI) -> N
             if event.type == "content.done":
                 assert (event.content, event.parsed) == (text, TOM)
         assert stream.get_final_completion().choices[0].message.parsed == TOM
-    assert {"name": "Tom"} in seen
-    assert len(seen) > 20
+    parts = [
+        part for part in seen if part
+    ]  # a busy machine sends several tokens at once: which parts there are, varies
+    assert parts[0]["name"] == TOM.name and len(parts[0]) < len(parts[-1]), seen
+    assert len(seen) > 5
 
 
 def test_parse_of_a_cut_answer_says_so(demo: openai.OpenAI) -> None:
