@@ -259,12 +259,12 @@ def test_a_signal_lets_running_requests_finish(start_server: StartServer, number
     server = start_server()
     engine = server.engine()
     assert server.leftovers(), "the engine's socket"
-    reader = Reader(server, 3000).begin()
+    reader = Reader(server, 1500).begin()
     server.signal(number)
     wait_for(lambda: refuses_connections(server.base_url), within=5, what="no new connections")
     assert reader.is_alive(), "the stream ended before the drain did: nothing was shown"
     reader.join(30)
-    assert (reader.error, reader.finish_reason, reader.completion_tokens) == (None, "length", 3000)
+    assert (reader.error, reader.finish_reason, reader.completion_tokens) == (None, "length", 1500)
     assert server.process.wait(10) == 0
     wait_for(lambda: not is_alive(engine), within=2, what="the engine is gone")
     assert server.leftovers() == []
