@@ -234,7 +234,7 @@ def test_stop_by_force_does_not(quince: Quince) -> None:
 
 def test_ctrl_c_while_it_stops(quince: Quince) -> None:
     """The server still ends, when its request has."""
-    server = quince.start(DEMO)
+    server = quince.start(DEMO, QUINCE_DRAIN_TIMEOUT="60")
     with open_stream(server) as answer:
         pieces = answer.iter_text()
         next(pieces)
