@@ -194,6 +194,18 @@ def steady(engine: Engine, prompts: Prompts, batch: int, *, sampled: bool, steps
     return _measure(engine.step, steps, lambda ended: None)
 
 
+def uneven(engine: Engine, prompts: Prompts, batch: int, *, sampled: bool, steps: int) -> tuple[int, int]:
+    """The same with rows that came one after the other: none is as long as another."""
+    for _ in range(batch):
+        engine.add(prompts, ENDLESS, sampled=sampled)
+        engine.step()
+    while engine.step()[0] < batch:
+        pass
+    for _ in range(10):
+        engine.step()
+    return _measure(engine.step, steps, lambda ended: None)
+
+
 def churn(engine: Engine, prompts: Prompts, batch: int, *, sampled: bool, steps: int) -> tuple[int, int]:
     """``batch`` rows with answers of 16 to 64 tokens: whoever ends is replaced by a new prompt at once."""
 
@@ -216,7 +228,7 @@ def _measure(step: Callable[[], tuple[int, int]], steps: int, after: Callable[[i
     return tokens, time.perf_counter_ns() - start
 
 
-SCENARIOS = {"steady": steady, "joins and leaves": churn}
+SCENARIOS = {"steady": steady, "uneven": uneven, "joins and leaves": churn}
 
 
 def measure(options: argparse.Namespace, kind: type[Engine], labels: tuple[str, str, int]) -> Outcome:

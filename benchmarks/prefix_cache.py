@@ -27,6 +27,7 @@ from quince.bench.server import Server, free_port
 from quince.bench.workload import random_prompt
 
 SERVERS = ("quince", "mlx-lm")
+SCENARIOS = ("agent", "edited", "users", "sessions")
 Message = dict[str, str]
 
 
@@ -100,21 +101,20 @@ class Replay:
         self._random = random.Random(1)
 
     def run(self) -> None:
-        self.agent()
-        self.edited()
-        self.users()
-        self.sessions()
+        for scenario in self._options.scenarios:
+            getattr(self, scenario)()
 
     def agent(self) -> None:
-        """One conversation, turn after turn, each with the result of a tool."""
-        messages = [self._system(self._options.system_tokens)]
-        for _ in range(self._options.turns):
-            messages.append(self._say("user", self._options.turn_tokens))
-            messages.append({"role": "assistant", "content": self._session.ask("agent", messages)})
-        self._agent = messages
+        """Conversations one after the other, turn after turn, each with the result of a tool."""
+        for _ in range(self._options.conversations):
+            messages = [self._system(self._options.system_tokens)]
+            for _ in range(self._options.turns):
+                messages.append(self._say("user", self._options.turn_tokens))
+                messages.append({"role": "assistant", "content": self._session.ask("agent", messages)})
+            self._agent = messages
 
     def edited(self) -> None:
-        """The same conversation with something in its middle said otherwise."""
+        """The last of them with something in its middle said otherwise."""
         for _ in range(3):
             messages = [dict(message) for message in self._agent]
             middle = len(messages) // 2 | 1
@@ -185,7 +185,7 @@ def measure(options: argparse.Namespace) -> list[Turn]:
 
 
 def table(turns: list[Turn]) -> str:
-    """Per server, model and scenario: the first request is cold, the others are warm."""
+    """Per server, model and scenario: the first request of a conversation is cold, the others are warm."""
     rows = []
     for key in dict.fromkeys((turn.model, turn.scenario, turn.server) for turn in turns):
         own = [turn for turn in turns if (turn.model, turn.scenario, turn.server) == key]
@@ -194,13 +194,14 @@ def table(turns: list[Turn]) -> str:
             later.remove(min(later, key=lambda turn: turn.cached))
         shared, cached = sum(turn.shared for turn in later), sum(turn.cached for turn in later)
         reused = f"{min(cached / shared, 1):.2f}" if shared else "-"
-        warm = [turn.ttft for turn in later[-max(1, len(own) - 1) :]]
+        cold = [turn.ttft for turn in own if turn.shared <= 16] or [own[0].ttft]
+        warm = [turn.ttft for turn in later[-max(1, len(own) - len(cold)) :]]
         rows.append(
             [
                 *key,
                 f"{statistics.mean(turn.prompt_tokens for turn in own):.0f}",
                 reused,
-                f"{own[0].ttft:.0f}",
+                f"{statistics.median(cold):.0f}",
                 f"{statistics.median(warm):.0f}" if warm else "-",
             ]
         )
@@ -214,9 +215,10 @@ def draw(turns: list[Turn]) -> str:
     names = list(dict.fromkeys(turn.model for turn in agent))
     series: dict[str, list[float | None]] = {}
     for server in dict.fromkeys(turn.server for turn in agent):
-        own = [[turn.ttft for turn in agent if (turn.server, turn.model) == (server, name)] for name in names]
-        series[f"{server}, first turn"] = [times[0] for times in own]
-        series[f"{server}, later turns"] = [statistics.median(times[1:]) for times in own]
+        own = [[turn for turn in agent if (turn.server, turn.model) == (server, name)] for name in names]
+        for label, cold in (("first turn", True), ("later turns", False)):
+            chosen = [[turn.ttft for turn in turns if (turn.shared <= 16) is cold] for turns in own]
+            series[f"{server}, {label}"] = [statistics.median(times) for times in chosen]
     return chart.bars("Milliseconds to the first token of an agent's turn", "model", names, series)
 
 
@@ -226,6 +228,8 @@ def parse() -> argparse.Namespace:
     add("--model", nargs="+", choices=[*NAMES, *SHAPES], help="[the four families, tiny]")
     add("--models-dir", type=Path, default=Path(tempfile.gettempdir()) / "quince-benchmark-models")
     add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    add("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="'edited' needs 'agent' before it")
+    add("--conversations", type=int, default=1, help="of 'agent'")
     add("--system-tokens", type=int, default=3500, help="words of the agent's system prompt, one token each")
     add("--turn-tokens", type=int, default=60, help="words of every message")
     add("--answer-tokens", type=int, default=24)

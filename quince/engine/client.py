@@ -28,6 +28,7 @@ from quince.engine.messages import (
     StepOutput,
     ToEngine,
 )
+from quince.engine.outbox import Outbox
 from quince.engine.preprocess import MediaPreprocessor
 from quince.engine.supervisor import ENGINE_COMMAND, ChildProcess
 from quince.errors import (
@@ -144,6 +145,7 @@ class EngineClient:
         self._admitted: set[str] = set()
         self._cancelled: set[str] = set()  # of those
         self._mailboxes: dict[str, Mailbox] = {}  # of those admitted, the ones that the engine has been given
+        self._outbox = Outbox(self._send)
         self._socket: ClientSocket | None = None
         self._child: ChildProcess | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -250,14 +252,14 @@ class EngineClient:
             finally:
                 self._mailboxes.pop(request.request_id, None)
                 if not mailbox.finished:
-                    self._send(Abort([request.request_id]))
+                    self._abort([request.request_id])
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
         """End these requests (None: all); their readers get finish_reason abort. Returns those that there were."""
         found = [name for name in self._admitted if request_ids is None or _whole(name) in request_ids]
         self._cancelled.update(found)  # some are not sent yet: their prompts are being tokenized
         if sent := [name for name in found if name in self._mailboxes]:
-            self._send(Abort(sent))
+            self._abort(sent)
         return sorted({_whole(name) for name in found})
 
     # Requests
@@ -267,8 +269,12 @@ class EngineClient:
         if not self._busy.is_set():
             self._last_progress = time.monotonic()
             self._busy.set()
-        self._send(request)
+        self._outbox.put(request)
         return mailbox
+
+    def _abort(self, request_ids: Sequence[str]) -> None:
+        self._outbox.put(Abort(list(request_ids)))
+        self._outbox.flush()
 
     async def _take_first(self, mailbox: Mailbox) -> list[Output]:
         try:
@@ -278,9 +284,9 @@ class EngineClient:
             waited = f"{self._limits.queue_timeout:g}"
             raise QueueTimeout(f"the request waited {waited} s in the queue and was not started") from None
 
-    def _send(self, message: ToEngine) -> None:
+    def _send(self, messages: Sequence[ToEngine]) -> None:
         if self._socket is not None:
-            self._socket.send(message)
+            self._socket.send(*messages)
 
     # Lifecycle
 
@@ -417,6 +423,7 @@ class EngineClient:
 
     def _fail_requests(self) -> None:
         self._busy.clear()
+        self._outbox.clear()
         self.history.end(self.stats)
         self.stats = EngineStats()
         for mailbox in self._mailboxes.values():

@@ -6,6 +6,7 @@ The socket lives in a directory that only its owner can enter (mode 0700), so no
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -51,7 +52,7 @@ def remove_socket(address: str) -> None:
 class ChildSocket(Generic[Received, Sent]):
     """The child process's end: blocking, used by one thread alone, but for ``wake``."""
 
-    def __init__(self, address: str, decoder: msgspec.msgpack.Decoder[Received]) -> None:
+    def __init__(self, address: str, decoder: msgspec.msgpack.Decoder[list[Received]]) -> None:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 1000)
@@ -73,11 +74,11 @@ class ChildSocket(Generic[Received, Sent]):
         seconds are over."""
         messages: list[Received] = []
         if wait:
-            ready = dict(self._poller.poll(None if timeout is None else int(1000 * timeout)))
+            ready = dict(self._poller.poll(None if timeout is None else math.ceil(1000 * timeout)))
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 4096)
         while self._socket.poll(0):
-            messages.append(self._decoder.decode(self._socket.recv()))
+            messages += self._decoder.decode(self._socket.recv())
         return messages
 
     def send(self, message: Sent) -> None:
@@ -97,12 +98,12 @@ class ChildSocket(Generic[Received, Sent]):
 
 class EngineSocket(ChildSocket[ToEngine, FromEngine]):
     def __init__(self, address: str) -> None:
-        super().__init__(address, msgspec.msgpack.Decoder(ToEngine))
+        super().__init__(address, msgspec.msgpack.Decoder(list[ToEngine]))
 
 
 class PreprocessorSocket(ChildSocket[ToPreprocessor, FromPreprocessor]):
     def __init__(self, address: str) -> None:
-        super().__init__(address, msgspec.msgpack.Decoder(ToPreprocessor))
+        super().__init__(address, msgspec.msgpack.Decoder(list[ToPreprocessor]))
 
 
 class ParentSocket(Generic[Received, Sent]):
@@ -124,9 +125,10 @@ class ParentSocket(Generic[Received, Sent]):
         message: Received = self._decoder.decode(await self._socket.recv())
         return message
 
-    def send(self, message: Sent) -> None:
-        """Hand the message over without waiting: what is on its way is bounded by the requests that are open."""
-        self._socket.send(_encoder.encode(message))
+    def send(self, *messages: Sent) -> None:
+        """Hand the messages over, all at once, without waiting: what is on its way is bounded by the requests that are
+        open."""
+        self._socket.send(_encoder.encode(messages))
 
     def close(self) -> None:
         self._socket.close()

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ logger = logging.getLogger("quince.engine")
 MAX_FAILED_STEPS = 3
 SAVE_TIMEOUT = 4.0  # seconds at the end; less than what supervisor.py waits before it kills
 SIGN_OF_LIFE = 1.0  # seconds between messages while only grammars are being compiled
+MEMORY_KEPT = 30.0  # seconds without work until MLX's pool of buffers goes back: the next prompt would allocate it anew
 
 
 def main() -> None:
@@ -93,14 +95,16 @@ def _exit_with_parent(address: str, ending: _Ending) -> None:
 
 def _load(config: EngineConfig, socket: EngineSocket, ending: _Ending) -> EngineServer | None:
     """Load the model and report it, or report why not."""
+    make = _make_generating if config.task is Task.GENERATE else _make_pooling
     try:
-        engine = EngineServer(config, socket, ending)
+        core, ready = make(config, socket.wake)
     except ModelLoadError as error:
         logger.error("%s", error)
         socket.send(LoadFailed(error.message))
         return None
-    socket.send(engine.ready)
-    return engine
+    ending.saves = config.prefix_cache_disk_bytes > 0
+    socket.send(ready)
+    return EngineServer(core, socket, ending)
 
 
 class Runner(Protocol):
@@ -187,7 +191,7 @@ def _make_tier(config: EngineConfig, wake: Callable[[], None]) -> DiskTier | Non
     return DiskTier(Path(config.prefix_cache_dir), name, max_bytes=config.prefix_cache_disk_bytes, wake=wake)
 
 
-def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
+def _make_pooling(config: EngineConfig, _wake: Callable[[], None]) -> tuple[Core, Ready]:
     import mlx.core as mx
 
     from quince.engine.pooling_core import PoolingCore
@@ -207,19 +211,18 @@ def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
 
 
 class EngineServer:
-    """Loads the model, then serves."""
+    """Drives a core by what arrives."""
 
-    def __init__(self, config: EngineConfig, socket: EngineSocket, ending: _Ending) -> None:
-        generating = config.task is Task.GENERATE
-        self._core, self.ready = _make_generating(config, socket.wake) if generating else _make_pooling(config)
-
+    def __init__(self, core: Core, socket: EngineSocket, ending: _Ending, *, memory_kept: float = MEMORY_KEPT) -> None:
         import mlx.core as mx
 
         self._mx = mx
+        self._core = core
         self._socket = socket
         self._ending = ending
+        self._memory_kept = memory_kept
+        self._release_at: float | None = time.monotonic() + memory_kept  # None: there is nothing to release
         self._failed_steps = 0
-        ending.saves = config.prefix_cache_disk_bytes > 0
 
     def serve(self) -> None:
         """Run until standard input ends, which ends the process."""
@@ -227,10 +230,12 @@ class EngineServer:
             self._receive()
             if self._core.has_work():
                 self._send(self._step())
+                self._release_at = time.monotonic() + self._memory_kept
             elif self._core.is_compiling():
                 self._send([])  # a sign of life
-            if not self._core.has_work():
+            elif self._release_at is not None and time.monotonic() >= self._release_at:
                 self._core.runner.release_memory()
+                self._release_at = None
         try:
             self._core.close(SAVE_TIMEOUT)
         except Exception:  # the boundary: what fails now ends nothing but the saving
@@ -240,7 +245,11 @@ class EngineServer:
 
     def _receive(self) -> None:
         """Take what has arrived, sleeping while there is nothing to do."""
-        timeout = SIGN_OF_LIFE if self._core.is_compiling() else None
+        timeout = None
+        if self._core.is_compiling():
+            timeout = SIGN_OF_LIFE
+        elif self._release_at is not None:
+            timeout = max(0.0, self._release_at - time.monotonic())
         for message in self._socket.receive(wait=not self._core.has_work(), timeout=timeout):
             match message:
                 case AddRequest() | PoolRequest():
