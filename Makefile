@@ -22,8 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 serve: $(STAMP)
 	$(BIN)/quince serve $(ARGS)
 
+# In two processes: most of the tests' time is one process's wait for another. A file's tests stay together, because its
+# servers do; files keep their order, in which small ones are last. ARGS='-n 0 ...' keeps to one process, as --pdb needs.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

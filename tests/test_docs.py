@@ -48,11 +48,11 @@ def test_every_command_has_its_help() -> None:
 
 
 def test_every_described_command_line_has_its_test() -> None:
-    """And every test of them stands in a table."""
+    """And every test of them stands in a table. One test may show several lines."""
     text = (DOCS / "migrating.md").read_text(encoding="utf-8")
     named = re.findall(r"^\|.*\| `(test_\w+(?:\[[\w-]+\])?)` \|$", text, re.MULTILINE)
     file = Path("tests") / "e2e" / "test_described_systems.py"
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(file)]
     collected = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout
     tests = set(re.findall(r"::(test_\S+)$", collected, re.MULTILINE)) - {"test_the_executables_are_installed"}
-    assert len(named) > 40 and set(named) == tests and len(named) == len(tests)
+    assert len(named) > 40 and set(named) == tests

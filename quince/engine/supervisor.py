@@ -1,16 +1,15 @@
 """Starts, watches and ends one process of a model, its engine or its preprocessor, from the API process.
 
-Its stderr is logged line by line, and the last lines are kept: a dead child's last words reach the user.
+Its stderr is logged line by line, and the last one is kept: a dead child's last words reach the user.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -18,7 +17,7 @@ from quince import children, logs
 
 logger = logging.getLogger("quince.engine")
 
-LAST_WORDS_LINES = 20
+FATAL = "Fatal Python error: "  # begins what faulthandler says of a crash, before stacks and a list of modules
 STOP_TIMEOUT = 5.0
 # glibc otherwise keeps freed blocks of up to 32 MiB, and the resident size follows the heap's fragmentation.
 ENGINE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -34,7 +33,8 @@ class ChildProcess:
         self._process = process
         self._name = name
         self._role = role
-        self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS_LINES)
+        self._last_words = ""
+        self._crashed = False
         self._reader = asyncio.create_task(self._read_stderr(), name=f"{role}-{process.pid}-stderr")
 
     @classmethod
@@ -68,8 +68,7 @@ class ChildProcess:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        last = self._last_words[-1] if self._last_words else ""
-        return f"the {self._role} process {how}" + (f": {last}" if last else "")
+        return f"the {self._role} process {how}" + (f": {self._last_words}" if self._last_words else "")
 
     async def stop(self) -> None:
         """Close its stdin, which ends it; kill it if that does not."""
@@ -93,9 +92,21 @@ class ChildProcess:
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         async for line in _lines(self._process.stderr):
-            self._last_words.append(line)
+            self._keep(line)
             level, text = _split_level(line)
             logs.event(logger, level, text, model=self._name, **{self._role: self.pid})
+
+    def _keep(self, line: str) -> None:
+        """Of a crash, its name and what a library said right before it."""
+        if self._crashed:
+            return
+        self._crashed = line.startswith(FATAL)
+        if not self._crashed:
+            self._last_words = line
+        elif self._last_words.partition(" ")[0] in _LEVELS:
+            self._last_words = line.removeprefix(FATAL)
+        else:
+            self._last_words = ", ".join(filter(None, (line.removeprefix(FATAL), self._last_words)))
 
 
 def _split_level(line: str) -> tuple[int, str]:
@@ -105,7 +116,7 @@ def _split_level(line: str) -> tuple[int, str]:
     return (_LEVELS[first], text) if first in _LEVELS else (logging.WARNING, line)
 
 
-async def _lines(stream: asyncio.StreamReader) -> collections.abc.AsyncIterator[str]:
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
     """Lines of any length and encoding; an overlong one comes in pieces."""
     while True:
         try:

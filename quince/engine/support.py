@@ -102,10 +102,12 @@ def _byte_seconds() -> float:
     """How long it takes to read a byte of memory."""
     block = mx.ones((16, 2**20))
     mx.eval(block)
+    # Several, since starting one on a GPU takes time of its own. On a CPU, they would be most of a small model's load.
+    reads = 1 if mx.default_device() == mx.Device(mx.cpu) else READS
     for _ in range(2):
         started = time.perf_counter()
-        mx.eval([block.max(axis=1) for _ in range(READS)])  # several, since starting one takes time of its own
-    return (time.perf_counter() - started) / (READS * block.nbytes)
+        mx.eval([block.max(axis=1) for _ in range(reads)])
+    return (time.perf_counter() - started) / (reads * block.nbytes)
 
 
 def _random_prompt(vocab_size: int, length: int) -> list[int]:

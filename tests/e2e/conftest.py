@@ -11,6 +11,7 @@ from unittest import mock
 
 import openai
 import pytest
+from schemathesis.pytest.plugin import SchemathesisFunction
 
 from tests import tiny_models
 from tests.e2e.helpers import CONTEXT, async_client, sync_client
@@ -25,6 +26,15 @@ END_OF_TURN = 4089
 EOS_TOKEN_IDS = [*range(300, 400), END_OF_TURN]
 
 StartServer = Callable[..., ServerProcess]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test an id of its own: with pytest 9.2, schemathesis's have one, and pytest-xdist would run only the
+    first of them, as often as there are any."""
+    for item in items:
+        if isinstance(item, SchemathesisFunction):
+            item._id = item.parent.id.child(item.name)
+    assert len({item.nodeid for item in items}) == len(items)
 
 
 @pytest.fixture(scope="session")

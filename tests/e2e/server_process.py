@@ -38,8 +38,12 @@ def wait_for(condition: Callable[[], T], *, within: float, what: str) -> T:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without the settings that the developer may have made for Quince."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("QUINCE_")}
+    """This process's environment without the settings that the developer may have made for Quince.
+
+    What a process has compiled is kept for the next one: there are hundreds.
+    """
+    others = ("QUINCE_", "PYTHONDONTWRITEBYTECODE")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**own, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 

@@ -39,16 +39,18 @@ def adapted(
 
 
 @pytest.fixture(scope="module")
-def expected(model_dir: Path, paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def expected(
+    model_dir: Path, paths: dict[str, Path], client: openai.OpenAI, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """What servers say that have one adapter for all requests, and one that has none."""
-    answers = {}
-    for name, options in {"": (), **{name: ("--adapter", str(path)) for name, path in paths.items()}}.items():
+    answers = {"": said(client.chat.completions.create(**arguments(chat_body())))}
+    for name, path in paths.items():
         log = tmp_path_factory.mktemp("alone") / "log"
         with (
-            ServerProcess(log, str(model_dir), *options) as server,
-            sync_client(server.wait_ready().base_url) as client,
+            ServerProcess(log, str(model_dir), "--adapter", str(path)) as alone,
+            sync_client(alone.wait_ready().base_url) as theirs,
         ):
-            answers[name] = said(client.chat.completions.create(**arguments(chat_body())))
+            answers[name] = said(theirs.chat.completions.create(**arguments(chat_body())))
     assert len(set(answers.values())) == 3
     return answers
 

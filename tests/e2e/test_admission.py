@@ -14,7 +14,7 @@ async def test_prompts_are_not_tokenized_without_a_place(start_server: StartServ
     """Each of these prompts takes a while to tokenize and is then too long: one is, and who comes meanwhile is told at
     once. (On a busy machine, some come only when it is done, and are the next.)"""
     server = start_server("--max-running-requests", "1", "--queue-size", "0", "--ctx-size", "64")
-    text = "quince and pear " * 250_000
+    text = "quince and pear " * 100_000
     for path, body in (("/v1/completions", {"prompt": text}), ("/v1/chat/completions", chat_body(text))):
         async with http_client(server.base_url) as http:
             answers = await asyncio.gather(*(http.post(path, json=body) for _ in range(6)))

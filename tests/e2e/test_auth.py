@@ -146,3 +146,9 @@ def test_keys_and_origins_as_flags(start_server: StartServer) -> None:
         answer = server.http.get(server.base_url + "/health", headers={"origin": origin})
         expected = None if "c.example" in origin else origin
         assert answer.headers.get("access-control-allow-origin") == expected
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/stats", "/v1/queue/stats", "/v1/mlx/status"])
+def test_figures_are_kept_in(locked: ServerProcess, path: str) -> None:
+    assert locked.get(path).status_code == 401
+    assert locked.http.get(locked.base_url + path, headers={"x-api-key": KEYS[0]}).status_code == 200

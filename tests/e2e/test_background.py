@@ -178,9 +178,10 @@ def test_a_home_that_cannot_be_written(quince: Quince, start_server: StartServer
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.8, 1.5])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_it_starts(quince: Quince, delay: float, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "delay"), [(signal.SIGINT, 0), (signal.SIGTERM, 0.3), (signal.SIGINT, 0.8), (signal.SIGTERM, 1.5)]
+)
+def test_ctrl_c_while_it_starts(quince: Quince, number: signal.Signals, delay: float) -> None:
     """A model that takes long to load: nothing is left of its server."""
     process = quince.begin("start", "--port", "0", DEMO)
     wait_for(lambda: list(quince.home.glob("logs/starting-*")), within=30, what="the command has begun")
@@ -233,7 +234,7 @@ def test_stop_by_force_does_not(quince: Quince) -> None:
 
 def test_ctrl_c_while_it_stops(quince: Quince) -> None:
     """The server still ends, when its request has."""
-    server = quince.start(DEMO)
+    server = quince.start(DEMO, QUINCE_DRAIN_TIMEOUT="60")
     with open_stream(server) as answer:
         pieces = answer.iter_text()
         next(pieces)
@@ -331,7 +332,7 @@ def test_readiness_and_watchdog(quince: Quince, tmp_path: Path) -> None:
             process.send_signal(signal.SIGSTOP)
             heard.settimeout(1)  # five times as long as between two pings
             with pytest.raises(TimeoutError):
-                for _ in range(3):  # one or two may have been on their way
+                for _ in range(20):  # some may have been on their way
                     heard.recv(4096)
             process.send_signal(signal.SIGCONT)
             heard.settimeout(10)

@@ -2,6 +2,7 @@
 
 Differences: models are demo models, directories are the test's, and ports are free ones (the defaults are checked in
 tests/cli). ``python app.py`` and ``python -m app.main`` are other programs' files: their table has what to type here.
+A line that asks for nothing else than another one is run up to the server that it would start.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from mlx_lm import load
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from quince.models import demo
+from tests.cli.test_mlx_server import LAUNCH, Started, served
+from tests.cli.test_mlx_server import started as started  # the fixture
 from tests.cli.test_service import SHOWN, Tool
 from tests.e2e.helpers import chat_body
 from tests.e2e.server_process import ServerProcess, wait_for
@@ -124,7 +127,7 @@ def is_open(server: ServerProcess, directory: Directory) -> None:
 
 
 def is_configured(server: ServerProcess, directory: Directory) -> None:
-    answers(server, directory)
+    has_one_model(server, directory)
     body = {**chat_body(QUESTION), "max_tokens": None}
     assert server.post("/v1/chat/completions", body).json()["usage"]["completion_tokens"] == 150
     origin = server.http.get(server.base_url + "/v1/models", headers={"Origin": "http://page"})
@@ -138,22 +141,13 @@ def has_all_options(server: ServerProcess, directory: Directory) -> None:
     server.http.headers["Authorization"] = "Bearer secret-key"
     body = {**chat_body(QUESTION), "max_tokens": None}
     assert server.post("/v1/chat/completions", body).json()["usage"]["completion_tokens"] == 200
-    is_adapted(server, directory)
+    assert "Paris" not in ask(server)["choices"][0]["message"]["content"], "its adapter speaks"
     assert " DEBUG " in (directory.path / "server.log").read_text()
-
-
-def is_adapted(server: ServerProcess, directory: Directory) -> None:
-    assert "Paris" not in ask(server)["choices"][0]["message"]["content"]
 
 
 def is_verbose(server: ServerProcess, directory: Directory) -> None:
     is_open(server, directory)
     assert " DEBUG " in server.logs()
-
-
-def has_a_debug_log(server: ServerProcess, directory: Directory) -> None:
-    answers(server, directory)
-    assert " DEBUG " in (directory.path / "debug.log").read_text()
 
 
 def is_set_by_variables(server: ServerProcess, directory: Directory) -> None:
@@ -191,17 +185,17 @@ class Line:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+def words(typed: str) -> tuple[str, ...]:
+    return tuple(CHAT if word == "MODEL" else VISION if word == "VLM" else word for word in typed.split())
+
+
 def line(typed: str, check: Callable[[ServerProcess, Directory], None], **env: str) -> Line:
-    return Line(
-        tuple(CHAT if word == "MODEL" else VISION if word == "VLM" else word for word in typed.split()), check, env
-    )
+    return Line(words(typed), check, env)
 
 
 QUEUE = "--max-concurrency 1 --queue-timeout 300 --queue-size 100"
 LINES = {
     "model": line("MODEL", has_one_model),
-    "port-and-log-level": line("MODEL --port 8000 --log-level INFO", answers),
-    "port-and-host": line("MODEL --port 8080 --host 0.0.0.0", is_open),
     "model-and-config": line("MODEL --config config.json", is_configured),
     "no-model": line("", answers),
     "every-option": line(
@@ -209,10 +203,6 @@ LINES = {
         "--log-file server.log --api-key secret-key",
         has_all_options,
     ),
-    "adapter": line("MODEL --adapter ADAPTER", is_adapted),
-    "config": line("--config config.json", is_configured),
-    "host": line("--host 0.0.0.0", is_open),
-    "debug": line("--log-level DEBUG --log-file debug.log", has_a_debug_log),
     "variables": line(
         "",
         is_set_by_variables,
@@ -222,15 +212,39 @@ LINES = {
         MLX_SERVER_LOG_LEVEL="DEBUG",
         MLX_SERVER_API_KEY="your-secret-key",
     ),
-    "model-option": line("--model MODEL --port 8080", has_context),
     "short-option": line("-m MODEL --port 8081 --ctx-size 4096 --api-key key", has_a_key),
-    "launch-module": line(f"launch --model-path MODEL --model-type lm {QUEUE}", is_launched),
     "launch-module-vlm": line(f"launch --model-path VLM --model-type vlm {QUEUE}", is_launched),
-    "launch": line("launch --model-path MODEL --model-type lm --port 8000", is_launched),
     "launch-every-option": line(f"launch --model-path MODEL --model-type lm --port 8000 {QUEUE}", is_launched),
-    "app": line("MODEL --host 0.0.0.0", is_open),
     "app-options": line("MODEL --host 0.0.0.0 --port 8000 --verbose", is_verbose),
-    "app-workers": line("MODEL --workers 1", answers),
+}
+OF_MODEL = {"any_model_name": True, "model": CHAT}
+OPEN = {"host": "0.0.0.0"}
+# What is not as in a `quince serve` without any words. Each setting is one that a line above shows at work.
+MEANINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "port-and-log-level": ("MODEL --port 8000 --log-level INFO", OF_MODEL),
+    "port-and-host": ("MODEL --port 8080 --host 0.0.0.0", {**OF_MODEL, **OPEN, "port": 8080}),
+    "adapter": ("MODEL --adapter ADAPTER", {**OF_MODEL, "adapter": "ADAPTER"}),
+    "config": (
+        "--config config.json",
+        {
+            **OF_MODEL,
+            "port": 0,
+            "max_tokens": 150,
+            "temperature": 0.7,
+            "log_file": Path("logs/mlx-server.log"),
+            "cors_origin": ("*",),
+        },
+    ),
+    "host": ("--host 0.0.0.0", {"any_model_name": True, **OPEN}),
+    "debug": (
+        "--log-level DEBUG --log-file debug.log",
+        {"any_model_name": True, "log_level": "debug", "log_file": Path("debug.log")},
+    ),
+    "model-option": ("--model MODEL --port 8080", {**OF_MODEL, "port": 8080, "ctx_size": 4096}),
+    "launch-module": (f"launch --model-path MODEL --model-type lm {QUEUE}", {**OF_MODEL, **LAUNCH}),
+    "launch": ("launch --model-path MODEL --model-type lm --port 8000", {**OF_MODEL, **LAUNCH}),
+    "app": ("MODEL --host 0.0.0.0", {**OF_MODEL, **OPEN}),
+    "app-workers": ("MODEL --workers 1", OF_MODEL),
 }
 
 
@@ -242,6 +256,13 @@ def test_mlx_server(directory: Directory, name: str) -> None:
         server.wait_ready()
         typed.check(server, directory)
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_mlx_server_means(directory: Directory, started: Started, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    directory.configure()
+    typed, expected = MEANINGS[name]
+    assert served(started, monkeypatch, *words(typed)) == expected
 
 
 def test_mlx_server_stop(directory: Directory) -> None:
@@ -322,24 +343,23 @@ def told(user: Quince, *args: str) -> Any:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(
-    ("typed", "name", "type", "bits"),
-    [
-        ("pull Qwen/my-demo --type llm", "my-demo", "llm", None),
-        ("pull Qwen/my-demo --type llm --quantize 4", "my-demo-4bit", "llm", 4),
-        ("pull Qwen/my-demo-vision --type vlm", "my-demo-vision", "vlm", None),
-        ("pull Qwen/my-demo-vision --type vlm --quantize 4", "my-demo-vision-4bit", "vlm", 4),
-        ("pull Qwen/my-demo-embedding --type embedding", "my-demo-embedding", "embedding", None),
-        ("pull Qwen/my-demo-reranker --type reranker", "my-demo-reranker", "reranker", None),
-    ],
-    ids=["llm", "llm-4bit", "vlm", "vlm-4bit", "embedding", "reranker"],
-)
-def test_mlx_serve_pull(user: Quince, typed: str, name: str, type: str, bits: int | None) -> None:
-    result = user.run(*typed.split())
-    assert result.returncode == 0, result.stderr
-    assert f"installed {name} ({type}, " in result.stdout
-    (model,) = (one for one in told(user, "list") if one["name"] == name)
-    assert (model["type"], model["bits"]) == (type, bits)
+PULLS = [
+    ("pull Qwen/my-demo --type llm", "my-demo", "llm", None),
+    ("pull Qwen/my-demo --type llm --quantize 4", "my-demo-4bit", "llm", 4),
+    ("pull Qwen/my-demo-vision --type vlm", "my-demo-vision", "vlm", None),
+    ("pull Qwen/my-demo-vision --type vlm --quantize 4", "my-demo-vision-4bit", "vlm", 4),
+    ("pull Qwen/my-demo-embedding --type embedding", "my-demo-embedding", "embedding", None),
+    ("pull Qwen/my-demo-reranker --type reranker", "my-demo-reranker", "reranker", None),
+]
+
+
+def test_mlx_serve_pull(user: Quince) -> None:
+    for typed, name, type, _ in PULLS:
+        result = user.run(*typed.split())
+        assert result.returncode == 0, result.stderr
+        assert f"installed {name} ({type}, " in result.stdout
+    listed = {model["name"]: (model["type"], model["bits"]) for model in told(user, "list")}
+    assert [listed[name] for _, name, *_ in PULLS] == [(type, bits) for *_, type, bits in PULLS]
 
 
 def test_mlx_serve_list_remove_and_quantize(user: Quince) -> None:
@@ -362,22 +382,19 @@ def test_mlx_serve_start_in_the_foreground(user: Quince, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("args", "loaded", "host"),
+    ("args", "loaded"),
     [
-        ((), [], "0.0.0.0"),
-        (("--preload", "quince-demo"), ["quince-demo"], "0.0.0.0"),
-        (("--host", "0.0.0.0", "--port", "0"), [], "0.0.0.0"),
+        ((), []),
         (
-            ("--preload", "quince-demo", "--preload", "quince-demo-embedding"),
+            ("--host", "0.0.0.0", "--preload", "quince-demo", "--preload", "quince-demo-embedding"),
             ["quince-demo", "quince-demo-embedding"],
-            "0.0.0.0",
         ),
     ],
-    ids=["start", "preload", "host-and-port", "preloads"],
+    ids=["start", "host-port-and-preloads"],
 )
-def test_mlx_serve_start(user: Quince, args: tuple[str, ...], loaded: list[str], host: str) -> None:
+def test_mlx_serve_start(user: Quince, args: tuple[str, ...], loaded: list[str]) -> None:
     server = user.start(*args)
-    assert server["host"] == host
+    assert server["host"] == "0.0.0.0"
     shown = user.run("status", "--port", str(server["port"]))
     assert shown.returncode == 0 and server["address"] in shown.stdout
 
@@ -393,7 +410,6 @@ def test_mlx_serve_start(user: Quince, args: tuple[str, ...], loaded: list[str],
 @pytest.mark.parametrize("typed", ["stop", "stop --force", "stop --all"], ids=["stop", "force", "all"])
 def test_mlx_serve_stop(user: Quince, typed: str) -> None:
     servers = [user.start() for _ in range(2 if "--all" in typed else 1)]
-    assert user.run("status").returncode == 0
     stopped = user.run(*typed.split())
     assert stopped.returncode == 0 and stopped.stdout.count("stopped") == len(servers)
     assert user.processes() == []
@@ -433,32 +449,28 @@ def test_mlx_serve_variables(user: Quince, tmp_path: Path) -> None:
     wait_for(lambda: "loaded Qwen3-0.6B-4bit" in Path(server["log"]).read_text(), within=60, what="it is loaded")
 
 
+SERVICE = {
+    "install": "--user daemon-reload",
+    "start": "--user start --no-block quince.service",
+    "stop": "--user stop quince.service",
+    "status": "--user show quince.service --property=",
+    "enable": "--user enable quince.service",
+    "disable": "--user disable quince.service",
+    "uninstall": "--user disable quince.service",
+}
+
+
 @pytest.mark.skipif(platform.system() != "Linux", reason="a stand-in for systemctl")
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("install", "--user daemon-reload"),
-        ("start", "--user start --no-block quince.service"),
-        ("stop", "--user stop quince.service"),
-        ("status", "--user show quince.service --property="),
-        ("enable", "--user enable quince.service"),
-        ("disable", "--user disable quince.service"),
-        ("uninstall", "--user disable quince.service"),
-    ],
-    ids=["install", "start", "stop", "status", "enable", "disable", "uninstall"],
-)
-def test_mlx_serve_service(user: Quince, tmp_path: Path, command: str, expected: str) -> None:
+def test_mlx_serve_service(user: Quince, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     systemctl = Tool(tmp_path / "bin", "systemctl")
     systemctl.answers(SHOWN)
     env = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "XDG_CONFIG_HOME": str(tmp_path / ".config")}
-    installed = user.run("service", "install", **env)
-    assert installed.returncode == 0, installed.stderr
     unit = tmp_path / ".config" / "systemd" / "user" / "quince.service"
-    assert '"serve" "--host" "0.0.0.0" "--port" "8000"' in unit.read_text()
-    if command != "install":
-        systemctl.calls()
+    for command, expected in SERVICE.items():
         result = user.run("service", command, **env)
         assert result.returncode == 0, result.stderr
-    assert any(call.startswith(expected) for call in systemctl.calls())
-    assert unit.exists() == (command != "uninstall")
+        assert any(call.startswith(expected) for call in systemctl.calls()), command
+        if command == "install":
+            assert '"serve" "--host" "0.0.0.0" "--port" "8000"' in unit.read_text()
+    assert not unit.exists()

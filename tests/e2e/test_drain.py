@@ -31,6 +31,6 @@ def test_a_slow_engine_is_waited_for(start_server: StartServer) -> None:
             assert server.process.poll() is None
         finally:
             engine.resume()
-    assert server.process.wait(2) == 0
+    assert server.process.wait(10) == 0
     wait_for(lambda: not is_alive(engine), within=2, what="the engine is gone")
     assert "Traceback" not in server.logs()

@@ -255,16 +255,19 @@ class Reader(threading.Thread):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_requests_finish(start_server: StartServer, number: signal.Signals) -> None:
+    """And then nothing is left: no process, no file."""
     server = start_server()
     engine = server.engine()
-    reader = Reader(server, 3000).begin()
+    assert server.leftovers(), "the engine's socket"
+    reader = Reader(server, 1500).begin()
     server.signal(number)
     wait_for(lambda: refuses_connections(server.base_url), within=5, what="no new connections")
     assert reader.is_alive(), "the stream ended before the drain did: nothing was shown"
     reader.join(30)
-    assert (reader.error, reader.finish_reason, reader.completion_tokens) == (None, "length", 3000)
+    assert (reader.error, reader.finish_reason, reader.completion_tokens) == (None, "length", 1500)
     assert server.process.wait(10) == 0
     wait_for(lambda: not is_alive(engine), within=2, what="the engine is gone")
+    assert server.leftovers() == []
     assert "Traceback" not in server.logs()
 
 
@@ -455,11 +458,3 @@ def test_a_request_to_a_broken_model(start_server: StartServer, model_dir: Path,
     shutil.copy(model_dir / "model.safetensors", path)
     server.wait_ready(RESTARTED_WITHIN)
     assert content(server.post(CHAT, chat_body()))
-
-
-def test_nothing_is_left_in_the_temporary_directory(start_server: StartServer) -> None:
-    """An ordinary end removes the engine's sockets."""
-    server = start_server()
-    assert server.leftovers()
-    assert server.stop() == 0
-    assert server.leftovers() == []

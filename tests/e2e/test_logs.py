@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ def wait_for_entry(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> dict
     return wait_for(lambda: [one for one in entries(file) if wanted(one)], within=5, what="the line is there")[-1]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "logs" / "quince.log"
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logging") / "logs" / "quince.log"
 
 
-@pytest.fixture
-def json_server(start_server: StartServer, log: Path) -> ServerProcess:
-    return start_server(env={"QUINCE_LOG_FORMAT": "json", "QUINCE_LOG_FILE": str(log)})
+@pytest.fixture(scope="module")
+def json_server(model_dir: Path, log: Path) -> Iterator[ServerProcess]:
+    env = {"QUINCE_LOG_FORMAT": "json", "QUINCE_LOG_FILE": str(log)}
+    with ServerProcess(log.parents[1] / "log", str(model_dir), env=env) as process:
+        yield process.wait_ready()
 
 
 def test_a_request_is_one_line(json_server: ServerProcess, log: Path) -> None:
@@ -90,8 +92,7 @@ def test_the_engine_is_heard_under_its_model_s_name(json_server: ServerProcess, 
     assert (line["level"], line["model"], line["engine"]) == ("info", "tiny-chat", json_server.engine().pid)
 
 
-def test_a_path_forges_no_line(start_server: StartServer) -> None:
-    server = start_server()
+def test_a_path_forges_no_line(server: ServerProcess) -> None:
     server.get("/x%0a2026-01-01%20ERROR%20quince:%20forged%20status=200%1b[2J")
     wait_for(lambda: "GET /x%0A2026" in server.logs(), within=5, what="the line is there")
     assert "\x1b" not in server.logs()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -49,10 +50,17 @@ async def counts_are(http: httpx2.AsyncClient, expected: tuple[int, int]) -> Non
     await eventually(reached, within=2, what=f"running and waiting are {expected}")
 
 
-async def test_a_full_queue(start_server: StartServer) -> None:
+@pytest.fixture(scope="module")
+def narrow(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One request runs, two wait."""
+    args = (str(model_dir), "--max-running-requests", "1", "--queue-size", "2")
+    with ServerProcess(tmp_path_factory.mktemp("narrow") / "log", *args) as process:
+        yield process.wait_ready()
+
+
+async def test_a_full_queue(narrow: ServerProcess) -> None:
     """429 at once, with Retry-After, streamed or not; and room again when somebody leaves."""
-    server = start_server("--max-running-requests", "1", "--queue-size", "2")
-    async with http_client(server.base_url) as http, async_client(server.base_url) as client:
+    async with http_client(narrow.base_url) as http, async_client(narrow.base_url) as client:
         async with occupied(http, waiting=2):
             for stream in (False, True):
                 answer = await http.post(CHAT, json=chat_body(stream=stream))
@@ -77,12 +85,11 @@ async def test_a_queue_of_none(start_server: StartServer) -> None:
         assert (await http.post(CHAT, json=chat_body())).status_code == 200
 
 
-async def test_retries_of_the_client_get_through(start_server: StartServer) -> None:
-    """What Retry-After is for: sixteen at once on a server that holds four."""
-    server = start_server("--max-running-requests", "2", "--queue-size", "2")
-    async with async_client(server.base_url) as client:
+async def test_retries_of_the_client_get_through(narrow: ServerProcess) -> None:
+    """What Retry-After is for: twelve at once on a server that holds three."""
+    async with async_client(narrow.base_url) as client:
         patient = client.with_options(max_retries=30)
-        bodies = [arguments(chat_body(f"{number}", max_tokens=20)) for number in range(16)]
+        bodies = [arguments(chat_body(f"{number}", max_tokens=20)) for number in range(12)]
         answers = await asyncio.gather(*(patient.chat.completions.create(**body) for body in bodies))
     assert all(answer.usage is not None and answer.usage.completion_tokens == 20 for answer in answers)
 
@@ -103,20 +110,30 @@ async def test_waiting_too_long(start_server: StartServer) -> None:
         await counts_are(http, (0, 0))
 
 
-async def test_a_long_prompt_is_not_a_long_wait(start_server: StartServer) -> None:
+@pytest.fixture(scope="module")
+def slow(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Long prompts take longer than requests may wait."""
+    args = (str(model_dir), "--queue-timeout", "0.5", "--prefill-chunk-size", "16", "--prefix-cache-bytes", "0")
+    env = {"QUINCE_KEEPALIVE_INTERVAL": "0.05"}
+    with ServerProcess(tmp_path_factory.mktemp("slow") / "log", *args, env=env) as process:
+        yield process.wait_ready()
+
+
+async def test_a_long_prompt_is_not_a_long_wait(slow: ServerProcess) -> None:
     """The queue's timeout is for the queue: a request that was started in time may take longer than it."""
-    server = start_server("--queue-timeout", "0.5", "--prefill-chunk-size", "16")
-    async with http_client(server.base_url) as http:
+    async with http_client(slow.base_url) as http:
         began = time.monotonic()
         answer = await http.post(CHAT, json=chat_body("quince " * 8000, max_tokens=2))
         assert time.monotonic() - began > 0.5, "the prompt took no longer than the timeout: nothing was shown"
         assert answer.status_code == 200, answer.text
 
 
-@pytest.fixture
-def impatient(start_server: StartServer) -> ServerProcess:
+@pytest.fixture(scope="module")
+def impatient(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    args = (str(model_dir), "--max-running-requests", "1", "--queue-timeout", "3")
     env = {"QUINCE_KEEPALIVE_INTERVAL": "0.1"}
-    return start_server("--max-running-requests", "1", "--queue-timeout", "3", env=env)
+    with ServerProcess(tmp_path_factory.mktemp("impatient") / "log", *args, env=env) as process:
+        yield process.wait_ready()
 
 
 async def read_comments(pieces: AsyncIterator[str], count: int) -> str:
@@ -170,9 +187,8 @@ async def test_waiting_too_long_after_keepalives(impatient: ServerProcess) -> No
         await counts_are(http, (1, 0))
 
 
-async def test_keepalives_during_a_long_prefill(start_server: StartServer) -> None:
-    server = start_server("--prefill-chunk-size", "16", env={"QUINCE_KEEPALIVE_INTERVAL": "0.05"})
-    async with http_client(server.base_url) as http:
+async def test_keepalives_during_a_long_prefill(slow: ServerProcess) -> None:
+    async with http_client(slow.base_url) as http:
         body = chat_body("quince " * 8000, max_tokens=2, stream=True)
         async with http.stream("POST", CHAT, json=body) as response:
             text = (await response.aread()).decode()

@@ -22,6 +22,7 @@ class Quince:
     def __init__(self, home: Path, program: Sequence[str] = QUINCE) -> None:
         self.home = home
         self.program = program
+        self._started: set[int] = set()  # servers, by their processes
         self.temporary = Path(tempfile.mkdtemp(prefix="q-"))
         shared = Path(tempfile.gettempdir()) / "mlx"  # compiled kernels
         shared.mkdir(exist_ok=True)
@@ -50,10 +51,10 @@ class Quince:
 
     def start(self, *args: str, **env: str) -> dict[str, Any]:
         """A server on a free port, as `status` tells of it."""
-        before = {server["pid"] for server in self.servers()}
         result = self.run("start", "--port", "0", *args, **env)
         assert result.returncode == 0, result.stderr
-        (found,) = [server for server in self.servers() if server["pid"] not in before]
+        (found,) = [server for server in self.servers() if server["pid"] not in self._started]
+        self._started.add(found["pid"])
         assert f"{found['address']} (pid {found['pid']}; log: {found['log']}" in result.stdout
         return found
 
