@@ -7,6 +7,7 @@ engine. The thread that sees it waits, with a disk tier, for what the prefix cac
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -223,6 +224,7 @@ class EngineServer:
 
     def serve(self) -> None:
         """Run until standard input ends, which ends the process."""
+        gc.freeze()  # modules and weights stay: looking for garbage among them would hold up a step
         while not self._ending.begun:
             self._receive()
             if self._core.has_work():
