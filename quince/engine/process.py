@@ -196,7 +196,7 @@ def _make_pooling(config: EngineConfig) -> tuple[Core, Ready]:
     from quince.engine.pooling_runner import PoolingRunner
 
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
-    core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=config.prefill_chunk_size)
+    core = PoolingCore(PoolingRunner(model.head, model.decoder), max_batch_tokens=config.prefill_chunk_size)
     return core, Ready(
         model_type=model.model_type,
         vocab_size=model.vocab_size,
