@@ -402,7 +402,7 @@ class EngineClient:
         while True:
             match await socket.receive():
                 case StepOutput() as step:
-                    self._deliver(step)
+                    await self._deliver(step)
                 case Ready() as ready:
                     self.ready = ready
                     logger.info("%s is ready on %s", self.history.name, ready.device)
@@ -410,7 +410,9 @@ class EngineClient:
                 case LoadFailed(message):
                     return message
 
-    def _deliver(self, step: StepOutput) -> None:
+    async def _deliver(self, step: StepOutput) -> None:
+        """Requests that a batch has completed are told one by one: all of their readers at once would hold up the
+        streams of other models for as long as all their answers take to write."""
         self._last_progress = time.monotonic()
         self.stats = step.stats
         for output in step.outputs:
@@ -422,6 +424,8 @@ class EngineClient:
                 mailbox.fail(kind(output.error or "the engine failed while it ran this request"))
             else:
                 mailbox.put(output)
+            if output.pooled and mailbox.finished:
+                await asyncio.sleep(0)
         idle = not step.stats.running and not step.stats.waiting
         if idle and all(mailbox.finished for mailbox in self._mailboxes.values()):
             self._busy.clear()  # else a request is on its way to the engine

@@ -20,7 +20,7 @@ class PoolingCore:
     def __init__(self, runner: PoolingRunner, *, max_batch_tokens: int) -> None:
         self.runner = runner
         self._costs = Costs(max_batch_tokens)
-        self._scheduler = PoolingScheduler(self._costs)
+        self._scheduler = PoolingScheduler(self._costs, shares=runner.shares)
         self._steps = 0
         self._tokens = 0
 
@@ -60,9 +60,17 @@ class PoolingCore:
         """There is nothing to save."""
 
     def _run(self, batch: PoolBatch) -> list[bytes]:
+        if batch.shared and not self.runner.has_read(batch.shared):
+            started = time.perf_counter()
+            self.runner.read(batch.shared)
+            self._count(len(batch.shared), len(batch.shared), started)
         started = time.perf_counter()
         values = self.runner.run(batch)
-        self._costs.observe(batch.padded_tokens, time.perf_counter() - started)
-        self._steps += 1
-        self._tokens += batch.tokens
+        self._count(batch.tokens, batch.cost, started)
         return values
+
+    def _count(self, tokens: int, cost: int, started: float) -> None:
+        """A pass over so many tokens has ended that began at ``started``."""
+        self._costs.observe(cost, time.perf_counter() - started)
+        self._steps += 1
+        self._tokens += tokens

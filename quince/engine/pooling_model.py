@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
+from mlx_lm.models.cache import KVCache, create_attention_mask, make_prompt_cache
 from mlx_lm.utils import MODEL_REMAPPING, load_model
 
 from quince.engine import encoders
@@ -21,12 +22,16 @@ from quince.errors import ModelLoadError
 
 DEFAULT_MAX_MODEL_LEN = 512
 
+# Keys and values of every layer, [1, heads, tokens, size]: what rows need of the tokens before them.
+Beginning = list[tuple[mx.array, mx.array]]
+
 
 @dataclass(frozen=True)
 class Rows:
     """A batch as the models take it: ``token_ids`` [rows, columns] padded on the right, the others [rows].
 
-    ``labels`` [rows, 2]: the tokens (no, yes) of a generative reranker's rows, else None.
+    ``labels`` [rows, 2]: the tokens (no, yes) of a generative reranker's rows, else None. ``beginning``: what comes
+    before all of them, and is in none of the others.
     """
 
     token_ids: mx.array
@@ -34,6 +39,7 @@ class Rows:
     second_from: mx.array
     prompt_tokens: mx.array
     labels: mx.array | None
+    beginning: Beginning | None = None
 
 
 class Head(Protocol):
@@ -44,13 +50,17 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class PoolingModel:
-    """``max_model_len`` (the longest input) and ``vocab_size`` are in tokens; ``dimensions`` is a result's length."""
+    """``max_model_len`` (the longest input) and ``vocab_size`` are in tokens; ``dimensions`` is a result's length.
+
+    ``decoder`` reads what rows have in common; None if this head's rows can share nothing.
+    """
 
     head: Head
     model_type: str
     vocab_size: int
     max_model_len: int
     dimensions: int
+    decoder: Decoder | None
 
 
 class Encoder:
@@ -74,9 +84,24 @@ class Decoder:
         self._both_ways = both_ways
 
     def hidden(self, rows: Rows) -> mx.array:
-        cache = [_BothWays(rows.lengths)] * len(self.model.layers) if self._both_ways else None
+        cache: list[_BothWays] | list[_Layer] | None = None
+        if self._both_ways:
+            cache = [_BothWays(rows.lengths)] * len(self.model.layers)
+        elif rows.beginning is not None:
+            cache = [_Layer(held) for held in rows.beginning]
         states: mx.array = self.model.model(rows.token_ids, cache)
         return states
+
+    @property
+    def shares(self) -> bool:
+        """Whether rows may have a beginning in common: every layer keeps keys and values of all tokens."""
+        return not self._both_ways and all(type(one) is KVCache for one in make_prompt_cache(self.model))
+
+    def read(self, token_ids: mx.array) -> Beginning:
+        """What rows that begin with these tokens [tokens] need of them."""
+        layers = [_Layer() for _ in self.model.layers]
+        self.model.model(token_ids[None], layers)
+        return [layer.held for layer in layers if layer.held is not None]
 
     def logits(self, states: mx.array) -> mx.array:
         """Of every token of the vocabulary, from states [rows, size]."""
@@ -98,6 +123,28 @@ class _BothWays:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         return keys, values
+
+
+class _Layer:
+    """Stands there, too: holds keys and values of a beginning, if any, and then of all tokens."""
+
+    def __init__(self, held: tuple[mx.array, mx.array] | None = None) -> None:
+        self.held = held
+        self.offset = 0 if held is None else held[0].shape[2]
+
+    def make_mask(self, columns: int, *, return_array: bool = False, window_size: int | None = None) -> Any:
+        return create_attention_mask(columns, self.offset, return_array, window_size)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        if self.held is not None:
+            keys, values = _joined(self.held[0], keys), _joined(self.held[1], values)
+        self.held = keys, values
+        return self.held
+
+
+def _joined(before: mx.array, own: mx.array) -> mx.array:
+    """``before`` [1, heads, tokens, size] in front of every row of ``own``."""
+    return mx.concatenate([mx.broadcast_to(before, (own.shape[0], *before.shape[1:])), own], axis=2)
 
 
 class Embedding:
@@ -143,7 +190,7 @@ def load(path: Path, task: Task, *, max_model_len: int | None) -> PoolingModel:
     model_type = str(config["model_type"])
     try:
         make = _load_encoder if model_type in encoders.MODULES else _load_decoder
-        head, positions = make(path, config, task)
+        head, decoder, positions = make(path, config, task)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"{path.name}: {error}") from error
     own = min(positions, text_limit(path) or positions)
@@ -155,6 +202,7 @@ def load(path: Path, task: Task, *, max_model_len: int | None) -> PoolingModel:
         vocab_size=int(config["vocab_size"]),
         max_model_len=own if max_model_len is None else max_model_len,
         dimensions=1 if task is Task.SCORE else _dimensions(head),
+        decoder=decoder,
     )
 
 
@@ -167,7 +215,11 @@ def text_limit(path: Path) -> int | None:
     return None
 
 
-def _load_encoder(path: Path, config: Mapping[str, Any], task: Task) -> tuple[Head, int]:
+# A head, what reads beginnings for it, and how many positions there are.
+_Made = tuple[Head, Decoder | None, int]
+
+
+def _load_encoder(path: Path, config: Mapping[str, Any], task: Task) -> _Made:
     module: Any = encoders.MODULES[str(config["model_type"])]
     # The classifier of a model that only makes vectors is not loaded.
     changes: dict[str, Any] = {"architectures": []} if task is Task.EMBED else {}
@@ -180,11 +232,11 @@ def _load_encoder(path: Path, config: Mapping[str, Any], task: Task) -> tuple[He
                 if args.labels
                 else "it has no classifier (architectures in config.json), so it cannot score pairs"
             )
-        return Classification(encoder), args.positions
-    return Embedding(encoder, load_pooling(path, Pooling(("mean",), [normalize]))), args.positions
+        return Classification(encoder), None, args.positions
+    return Embedding(encoder, load_pooling(path, Pooling(("mean",), [normalize]))), None, args.positions
 
 
-def _load_decoder(path: Path, config: Mapping[str, Any], task: Task) -> tuple[Head, int]:
+def _load_decoder(path: Path, config: Mapping[str, Any], task: Task) -> _Made:
     if any("ForSequenceClassification" in name for name in config.get("architectures") or []):
         raise ValueError("classifiers over decoders are not supported; encoders and yes/no rerankers are")
     # Vectors need no output layer: one that is apart from the embeddings is left out of the model and of its weights.
@@ -192,9 +244,12 @@ def _load_decoder(path: Path, config: Mapping[str, Any], task: Task) -> tuple[He
     model, _ = load_model(path, model_config=changes, get_model_classes=_decoder_classes)
     decoder = Decoder(model, both_ways=bool(config.get("use_bidirectional_attention")))
     positions = int(config.get("max_position_embeddings") or DEFAULT_MAX_MODEL_LEN)
+    reader = decoder if decoder.shares else None
     if task is Task.SCORE:
-        return Decision(decoder), positions
-    return Embedding(decoder, load_pooling(path, Pooling(("lasttoken",), [normalize]))), positions
+        return Decision(decoder), reader, positions
+    pooling = load_pooling(path, Pooling(("lasttoken",), [normalize]))
+    # Of a beginning there are no states to pool, only what later tokens need.
+    return Embedding(decoder, pooling), reader if pooling.modes == ("lasttoken",) else None, positions
 
 
 def _decoder_classes(config: dict[str, Any]) -> tuple[type[Module], type]:

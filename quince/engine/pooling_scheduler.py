@@ -7,12 +7,15 @@ Invariants:
 - Padding is bounded: ``rows * longest - tokens`` of a batch is at most MAX_PADDING of its tokens, or what costs less
   than another pass on this device.
 - No row of a request is in a batch after ``abort``.
+- Of a model that can take a beginning up again, what all inputs of a request begin with is computed once, if that saves
+  more than the additional pass costs. Such rows share batches with those that begin with the same alone.
 """
 
 from __future__ import annotations
 
 import bisect
 import collections
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,16 +32,24 @@ BATCH_SECONDS = 0.05
 MIN_BATCH_TOKENS = 64
 # How much of what earlier batches said counts beside the latest one.
 KEPT = 0.9
+# A shared beginning that saves a smaller part of a request's tokens would only keep its rows from others' batches.
+MIN_SAVED = 0.1
+# What a token of a shared beginning costs a row beside one that is computed: its keys and values are copied and read.
+SHARED_COST = 1 / 16
 
 
 @dataclass(eq=False)
 class PoolJob:
-    """One request's state. ``waiting`` counts its inputs that are in no batch yet, ``open`` those without a result."""
+    """One request's state. ``waiting`` counts its inputs that are in no batch yet, ``open`` those without a result.
+
+    ``shared``: the tokens that all of its inputs begin with, if they are to be computed once.
+    """
 
     request_id: str
     label_token_ids: tuple[int, int] | None
     waiting: int
     open: int
+    shared: tuple[int, ...] = ()
     started: bool = False
 
 
@@ -52,7 +63,8 @@ class PoolRow:
 
     @property
     def length(self) -> int:
-        return len(self.input.token_ids)
+        """Tokens after what is shared: those to compute."""
+        return len(self.input.token_ids) - len(self.job.shared)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,11 @@ class PoolBatch:
     rows: Sequence[PoolRow]
 
     @property
+    def shared(self) -> tuple[int, ...]:
+        """What comes before every row, and has been computed."""
+        return self.rows[0].job.shared
+
+    @property
     def tokens(self) -> int:
         return sum(row.length for row in self.rows)
 
@@ -69,6 +86,16 @@ class PoolBatch:
     def padded_tokens(self) -> int:
         """What is computed: every row as long as the longest."""
         return len(self.rows) * max(row.length for row in self.rows)
+
+    @property
+    def cost(self) -> int:
+        """What that costs, with copies of what is shared, in tokens that are computed."""
+        return self.padded_tokens + copies(len(self.rows), len(self.shared))
+
+
+def copies(rows: int, shared: int) -> int:
+    """What it costs that so many rows share so many tokens, in tokens that are computed."""
+    return int(rows * shared * SHARED_COST)
 
 
 class Costs:
@@ -118,11 +145,15 @@ class Costs:
 
 
 class PoolingScheduler:
-    """``add``, then ``schedule`` and ``update`` for every batch, in turn."""
+    """``add``, then ``schedule`` and ``update`` for every batch, in turn.
 
-    def __init__(self, costs: Costs) -> None:
+    ``shares``: the model can compute once what the inputs of a request begin with.
+    """
+
+    def __init__(self, costs: Costs, *, shares: bool = False) -> None:
         self._costs = costs
-        self._waiting: list[PoolRow] = []  # by length
+        self._shares = shares
+        self._waiting: dict[tuple[int, ...], list[PoolRow]] = {}  # by what they share, then by length
         self._turns: collections.deque[PoolJob] = collections.deque()  # those with inputs waiting; the next leads
         self._open: dict[str, PoolJob] = {}
         self._outputs: list[Output] = []
@@ -137,15 +168,17 @@ class PoolingScheduler:
         return len(self._open) - self.num_running
 
     def has_work(self) -> bool:
-        return bool(self._waiting or self._outputs)
+        return bool(self._turns or self._outputs)
 
     def add(self, request: PoolRequest) -> None:
         count = len(request.inputs)
-        job = PoolJob(request.request_id, request.label_token_ids, waiting=count, open=count)
+        shared = self._beginning(request.inputs) if self._shares else ()
+        job = PoolJob(request.request_id, request.label_token_ids, waiting=count, open=count, shared=shared)
         self._open[job.request_id] = job
         self._turns.append(job)
-        self._waiting += [PoolRow(job, index, one) for index, one in enumerate(request.inputs)]
-        self._waiting.sort(key=_length)  # stable: of equal lengths, the older first
+        waiting = self._waiting.setdefault(shared, [])
+        waiting += [PoolRow(job, index, one) for index, one in enumerate(request.inputs)]
+        waiting.sort(key=_length)  # stable: of equal lengths, the older first
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Their outputs, with finish_reason abort, come with the next ``update``."""
@@ -160,10 +193,11 @@ class PoolingScheduler:
         if not self._turns:
             return None
         leader = self._turns.popleft()
-        taken = self._choose(self._first_of(leader))
-        self._running = [self._waiting[number] for number in taken]
+        waiting = self._waiting[leader.shared]
+        taken = self._choose(waiting, _first_of(leader, waiting))
+        self._running = [waiting[number] for number in taken]
         gone = set(taken)
-        self._waiting = [row for number, row in enumerate(self._waiting) if number not in gone]
+        self._keep(leader.shared, [row for number, row in enumerate(waiting) if number not in gone])
         for row in self._running:
             row.job.waiting -= 1
         self._turns = collections.deque(job for job in self._turns if job.waiting)
@@ -197,43 +231,62 @@ class PoolingScheduler:
         failures = [Output(name, finish_reason=FinishReason.ERROR, error=error) for name in failed]
         return [*self._take_outputs(), *failures]
 
-    def _first_of(self, leader: PoolJob) -> int:
-        """The number of the leader's longest waiting row; of several, the oldest."""
-        own = (row.length for row in reversed(self._waiting) if row.job is leader)
-        begin = bisect.bisect_left(self._waiting, next(own), key=_length)
-        return next(number for number in range(begin, len(self._waiting)) if self._waiting[number].job is leader)
+    def _beginning(self, inputs: Sequence[PoolInput]) -> tuple[int, ...]:
+        """What all inputs begin with, if it is worth a pass of its own; every input has at least one token more."""
+        first, last = (edge(one.token_ids for one in inputs) for edge in (min, max))  # the least alike
+        most = min(len(one.token_ids) for one in inputs) - 1
+        pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        shared = sum(1 for _ in itertools.islice(pairs, most))
+        saved = shared * (len(inputs) - 1)
+        tokens = sum(len(one.token_ids) for one in inputs)
+        return tuple(first[:shared]) if saved > max(self._costs.free_padding, MIN_SAVED * tokens) else ()
 
-    def _choose(self, first: int) -> list[int]:
+    def _choose(self, waiting: Sequence[PoolRow], first: int) -> list[int]:
         """Numbers of the waiting rows that go with number ``first``: those of nearest length, as many as fit."""
         most, free = self._costs.max_batch_tokens, self._costs.free_padding
-        length = width = tokens = self._waiting[first].length
+        shared = len(waiting[first].job.shared)
+        length = width = tokens = waiting[first].length
         taken, below, above = [first], first - 1, first + 1
-        while below >= 0 or above < len(self._waiting):
-            shorter = length - self._waiting[below].length if below >= 0 else math.inf
-            longer = self._waiting[above].length - length if above < len(self._waiting) else math.inf
+        while below >= 0 or above < len(waiting):
+            shorter = length - waiting[below].length if below >= 0 else math.inf
+            longer = waiting[above].length - length if above < len(waiting) else math.inf
             number = above if longer <= shorter else below
-            added = self._waiting[number].length
-            padded = (len(taken) + 1) * max(width, added)
+            added = waiting[number].length
+            rows, longest = len(taken) + 1, max(width, added)
+            padded = rows * longest
             padding = padded - tokens - added
-            fits = padded <= most and padding <= max(free, MAX_PADDING * (tokens + added))
+            fits = padded + copies(rows, shared) <= most and padding <= max(free, MAX_PADDING * (tokens + added))
             if fits:
                 taken.append(number)
-                width, tokens = max(width, added), tokens + added
+                width, tokens = longest, tokens + added
             # What is further away on a side fits no better.
             if number == above:
-                above = above + 1 if fits else len(self._waiting)
+                above = above + 1 if fits else len(waiting)
             else:
                 below = below - 1 if fits else -1
         return taken
 
     def _end(self, job: PoolJob) -> None:
         del self._open[job.request_id]
-        self._waiting = [row for row in self._waiting if row.job is not job]
+        self._keep(job.shared, [row for row in self._waiting.get(job.shared, ()) if row.job is not job])
         self._turns = collections.deque(other for other in self._turns if other is not job)
+
+    def _keep(self, shared: tuple[int, ...], waiting: list[PoolRow]) -> None:
+        """Of the rows that share this, these wait from now on."""
+        self._waiting[shared] = waiting
+        if not waiting:
+            del self._waiting[shared]
 
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
         return outputs
+
+
+def _first_of(leader: PoolJob, waiting: Sequence[PoolRow]) -> int:
+    """The number of the leader's longest waiting row; of several, the oldest."""
+    own = (row.length for row in reversed(waiting) if row.job is leader)
+    begin = bisect.bisect_left(waiting, next(own), key=_length)
+    return next(number for number in range(begin, len(waiting)) if waiting[number].job is leader)
 
 
 def _length(row: PoolRow) -> int:

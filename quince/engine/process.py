@@ -7,6 +7,7 @@ engine. The thread that sees it waits, with a disk tier, for what the prefix cac
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -199,7 +200,7 @@ def _make_pooling(config: EngineConfig, _wake: Callable[[], None]) -> tuple[Core
     from quince.engine.pooling_runner import PoolingRunner
 
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
-    core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=config.prefill_chunk_size)
+    core = PoolingCore(PoolingRunner(model.head, model.decoder), max_batch_tokens=config.prefill_chunk_size)
     return core, Ready(
         model_type=model.model_type,
         vocab_size=model.vocab_size,
@@ -226,6 +227,7 @@ class EngineServer:
 
     def serve(self) -> None:
         """Run until standard input ends, which ends the process."""
+        gc.freeze()  # modules and weights stay: looking for garbage among them would hold up a step
         while not self._ending.begun:
             self._receive()
             if self._core.has_work():

@@ -12,6 +12,7 @@ from quince import logs
 from quince.errors import QuinceError
 from quince.metrics import Metrics, RequestKind, RequestRecord, recording
 from quince.server.dependencies import REQUEST_ID_HEADER, new_id
+from quince.server.turns import Turns
 
 logger = logging.getLogger("quince.requests")
 
@@ -37,7 +38,8 @@ MAX_PATH = 256  # characters that are logged
 
 
 class Requests:
-    """Gives every request a record and every answer an id; logs and counts the request when it has ended.
+    """Gives every request a record and every answer an id; logs and counts the request when it has ended. Those that
+    compute answers begin in turn.
 
     The id is that of what the route generates, else a fresh one. An id that the client sends is not used: /v1/cancel
     ends requests by id, so ids are unique and nobody's to choose.
@@ -46,6 +48,7 @@ class Requests:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,6 +65,8 @@ class Requests:
 
         with recording(request):
             try:
+                if kind is not None:
+                    await self._turns.take()
                 await self._app(scope, receive, send_with_id)
             except Exception:
                 request.fail(QuinceError("the answer was cut off"))

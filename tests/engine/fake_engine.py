@@ -3,6 +3,7 @@
 Run as ``python -m tests.engine.fake_engine``. The first prompt token chooses: 1 answer, 2 die with last words, 3 hang,
 4 never start the request, 5 fail the request, 6 send what nobody understands, 7 answer slowly. With the model path
 "broken" it cannot load; a model directory may hold files named broken, dies and slow, which make its load do that.
+Requests to pool are answered together, when one comes whose only token is 1.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from quince.engine.messages import (
     FinishReason,
     LoadFailed,
     Output,
+    Pooled,
+    PoolRequest,
     Ready,
     StepOutput,
 )
@@ -52,8 +55,16 @@ def answer(message: AddRequest) -> list[Output]:
     return [Output(name, started=True), *steps]
 
 
-def slow(message: AddRequest | Abort) -> bool:
-    return isinstance(message, AddRequest) and message.prompt_token_ids[0] == 7
+def pooled(message: PoolRequest) -> Output:
+    return Output(message.request_id, finish_reason=FinishReason.STOP, started=True, pooled=[Pooled(0, b"\0" * 4)])
+
+
+def send_slowly(socket: EngineSocket, outputs: list[Output]) -> list[Output]:
+    """Returns what is left to send."""
+    for output in outputs:
+        socket.send(StepOutput([output], EngineStats(running=1)))
+        time.sleep(0.05)
+    return []
 
 
 def main() -> None:
@@ -70,6 +81,7 @@ def main() -> None:
             sys.exit(1)
         socket.send(Ready(model_type="fake", vocab_size=100, max_model_len=50, memory_bytes=0, device="none"))
         waiting = 0
+        pooling: list[Output] = []
         while True:
             for message in socket.receive(wait=True):
                 match message:
@@ -79,14 +91,14 @@ def main() -> None:
                     case AddRequest():
                         outputs = answer(message)
                         waiting += not outputs
+                    case PoolRequest():
+                        pooling.append(pooled(message))
+                        outputs, pooling = (pooling, []) if message.inputs[0].token_ids == [1] else ([], pooling)
                     case Abort():
                         outputs = [Output(name, finish_reason=FinishReason.ABORT) for name in message.request_ids]
                         waiting = 0
-                for output in outputs if outputs and slow(message) else []:
-                    socket.send(StepOutput([output], EngineStats(running=1)))
-                    time.sleep(0.05)
-                if slow(message):
-                    outputs = []
+                if isinstance(message, AddRequest) and message.prompt_token_ids[0] == 7:
+                    outputs = send_slowly(socket, outputs)
                 socket.send(StepOutput(outputs, EngineStats(waiting=waiting)))
 
 

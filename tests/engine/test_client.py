@@ -16,7 +16,7 @@ import pytest
 from quince.engine.client import ANSWER_MARK, EngineClient, EngineLimits, EngineState
 from quince.engine.history import Death
 from quince.engine.ipc import SocketDirectory
-from quince.engine.messages import AddRequest, EngineConfig, FinishReason, Output
+from quince.engine.messages import AddRequest, EngineConfig, FinishReason, Output, PoolInput, PoolRequest
 from quince.engine.supervisor import _split_level
 from quince.errors import (
     EngineError,
@@ -104,6 +104,26 @@ async def test_what_is_done_before_a_request_is_sent_ends_with_it() -> None:
             async with client.interruptible(["late"]):
                 pass
             assert client.abort() == ["late"]
+
+
+async def test_requests_that_a_batch_completes_go_on_one_by_one() -> None:
+    """In iterations of the event loop of their own, between which it sees to other models' streams."""
+    iteration = 0
+
+    def count() -> None:
+        nonlocal iteration
+        iteration += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    async def pool(client: EngineClient, number: int) -> int:
+        assert await client.pool(PoolRequest(f"r{number}", [PoolInput([1 if number == 19 else 2])])) == [b"\0" * 4]
+        return iteration
+
+    async with running(queue_size=20) as client:
+        await client.wait_ready()
+        count()
+        ended = await asyncio.gather(*(pool(client, number) for number in range(20)))
+        assert ended == sorted(set(ended))
 
 
 async def test_the_first_request_waits_for_the_load() -> None:

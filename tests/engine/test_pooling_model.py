@@ -33,7 +33,10 @@ def inputs(name: str, lengths: tuple[int, ...] = LENGTHS) -> list[PoolInput]:
 
 def results(model: PoolingModel, asked: list[PoolInput], *, max_batch_tokens: int = 4096) -> np.ndarray[Any, Any]:
     """By the engine's own core, in whatever batches it makes."""
-    core = PoolingCore(PoolingRunner(model.head), max_batch_tokens=max_batch_tokens)
+    return results_of(PoolingCore(PoolingRunner(model.head), max_batch_tokens=max_batch_tokens), model, asked)
+
+
+def results_of(core: PoolingCore, model: PoolingModel, asked: list[PoolInput]) -> np.ndarray[Any, Any]:
     labels = (NO, YES) if model.model_type == "qwen3" and model.dimensions == 1 else None
     core.add(PoolRequest("r", asked, labels))
     found: dict[int, bytes] = {}
@@ -96,6 +99,36 @@ def test_qwen3_reranker_is_the_probability_of_yes(tmp_path: Path) -> None:
     expected = [numpy_reference.softmax((weights["lm_head.weight"] @ one)[[NO, YES]])[1] for one in states]
     got = results(load(tmp_path, Task.SCORE, max_model_len=None), asked)
     np.testing.assert_allclose(got[:, 0], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3-embedding", "qwen3-reranker"])
+def test_a_beginning_that_is_computed_once_changes_no_result(name: str, tmp_path: Path) -> None:
+    pooling_models.save(name, tmp_path)
+    model = load(tmp_path, TASKS[name], max_model_len=None)
+    draw = random.Random(5)
+    begin = [draw.randrange(128) for _ in range(70)]
+    asked = [PoolInput([*begin, number, *one.token_ids], prompt_tokens=40) for number, one in enumerate(inputs(name))]
+    core = PoolingCore(PoolingRunner(model.head, model.decoder), max_batch_tokens=256)
+    together = results_of(core, model, asked)
+    assert core.stats().prompt_tokens == len(begin) + sum(len(one.token_ids) - len(begin) for one in asked)
+    np.testing.assert_allclose(together, np.concatenate([results(model, [one]) for one in asked]), atol=1e-5)
+
+
+def test_beginnings_are_shared_where_no_token_sees_later_ones(tmp_path: Path) -> None:
+    for name in CONFIGS:
+        pooling_models.save(name, tmp_path / name)
+        decoder = load(tmp_path / name, TASKS[name], max_model_len=None).decoder
+        assert (decoder is not None) == name.startswith("qwen3"), name
+
+
+def test_beginnings_are_not_shared_where_all_states_are_pooled(tmp_path: Path) -> None:
+    pooling_models.save("qwen3-embedding", tmp_path)
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}])
+    )
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    assert load(tmp_path, Task.EMBED, max_model_len=None).decoder is None
 
 
 def test_xlm_roberta_embedding_is_the_mean_of_all_states(tmp_path: Path) -> None:

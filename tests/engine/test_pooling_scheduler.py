@@ -31,7 +31,8 @@ def scheduler(max_tokens: int = 1000) -> PoolingScheduler:
 
 def run(made: PoolingScheduler, batch: PoolBatch | None) -> list[Output]:
     """Compute the batch: the result of an input is its length."""
-    return made.update(batch, [str(row.length).encode() for row in batch.rows] if batch else [])
+    rows = batch.rows if batch else ()
+    return made.update(batch, [str(len(row.input.token_ids)).encode() for row in rows])
 
 
 def names(batch: PoolBatch | None) -> list[tuple[str, int]]:
@@ -150,13 +151,90 @@ def test_short_texts_of_all_lengths_share_a_pass_where_passes_are_dear() -> None
     assert sorted(names(made.schedule())) == [("a", 0), ("a", 1), ("a", 2)]
 
 
+def beginning(name: str, shared: list[int], *lengths: int) -> PoolRequest:
+    """Inputs that begin alike and go on for so many tokens, each with a first token of its own."""
+    return PoolRequest(
+        name, [PoolInput([*shared, 100 + number, *[7] * (length - 1)]) for number, length in enumerate(lengths)]
+    )
+
+
+def sharing(max_tokens: int = 1000) -> PoolingScheduler:
+    costs = Costs(max_tokens)
+    costs.observe(1, FAST)
+    return PoolingScheduler(costs, shares=True)
+
+
+def test_what_all_inputs_of_a_request_begin_with_is_left_out_of_its_rows() -> None:
+    made = sharing()
+    made.add(beginning("a", [1, 2, 3, 4] * 10, 20, 18))
+    made.add(beginning("b", [1, 2, 3, 4] * 10, 19))  # has nothing to share it with
+    batch = made.schedule()
+    assert names(batch) == [("a", 0), ("a", 1)]
+    assert batch is not None and batch.shared == (1, 2, 3, 4) * 10
+    assert (batch.tokens, batch.padded_tokens, batch.cost) == (38, 40, 40 + 80 // 16)
+    run(made, batch)
+    batch = made.schedule()
+    assert batch is not None and batch.shared == () and batch.tokens == 59
+
+
+def test_requests_that_begin_alike_share_batches_and_others_do_not() -> None:
+    made = sharing()
+    made.add(beginning("a", [1] * 50, 20, 20))
+    made.add(beginning("b", [2] * 50, 20, 20))
+    made.add(beginning("c", [1] * 50, 20, 20))
+    made.add(request("d", 20))
+    batches = [sorted({name for name, _ in names(made.schedule())}) for _ in range(3)]
+    assert batches == [["a", "c"], ["b"], ["d"]]
+
+
+def test_every_input_keeps_a_token_of_its_own() -> None:
+    made = sharing()
+    made.add(PoolRequest("a", [PoolInput([5] * length) for length in (60, 60, 61)]))
+    batch = made.schedule()
+    assert batch is not None and len(batch.shared) == 59
+    assert sorted(row.length for row in batch.rows) == [1, 1, 2]
+
+
+def test_a_beginning_that_saves_little_is_not_shared() -> None:
+    for shared, lengths, expected in (
+        ([1] * 8, (20, 20), 0),  # less than a pass
+        ([1] * 20, (500, 500), 0),  # a small part of the request
+        ([1] * 20, (50, 50), 20),
+    ):
+        made = sharing()
+        made.add(beginning("a", shared, *lengths))
+        batch = made.schedule()
+        assert batch is not None and len(batch.shared) == expected
+
+
+def test_copies_of_a_long_beginning_count_for_the_budget() -> None:
+    made = sharing(1000)
+    made.add(beginning("a", [1] * 1600, *[10] * 50))
+    batch = made.schedule()
+    assert batch is not None and len(batch.rows) == 1000 // (10 + 1600 // 16)
+
+
+def test_an_aborted_request_leaves_those_that_begin_alike() -> None:
+    made = sharing(40)
+    made.add(beginning("a", [1] * 50, 20, 20, 20))
+    made.add(beginning("b", [1] * 50, 20, 20, 20))
+    made.abort(["a"])
+    rows = []
+    while made.has_work():
+        batch = made.schedule()
+        rows += names(batch)
+        run(made, batch)
+    assert sorted(rows) == [("b", 0), ("b", 1), ("b", 2)]
+
+
 @given(
     lengths=st.lists(st.lists(st.integers(1, 120), min_size=1, max_size=20), min_size=1, max_size=6),
     budget=st.integers(64, 600),
     late=st.integers(0, 5),
+    shares=st.booleans(),
 )
-def test_every_input_gets_its_result_once(lengths: list[list[int]], budget: int, late: int) -> None:
-    made = scheduler(budget)
+def test_every_input_gets_its_result_once(lengths: list[list[int]], budget: int, late: int, shares: bool) -> None:
+    made = sharing(budget) if shares else scheduler(budget)
     waiting = [request(f"r{number}", *one) for number, one in enumerate(lengths)]
     results: dict[str, dict[int, bytes]] = {one.request_id: {} for one in waiting}
     ended: list[str] = []
@@ -168,7 +246,7 @@ def test_every_input_gets_its_result_once(lengths: list[list[int]], budget: int,
             made.add(waiting.pop())
         batch = made.schedule()
         assert batch is not None
-        assert batch.padded_tokens <= budget or len(batch.rows) == 1
+        assert batch.cost <= budget or len(batch.rows) == 1
         assert batch.padded_tokens - batch.tokens <= max(FREE_PADDING, MAX_PADDING * batch.tokens)
         for output in run(made, batch):
             for pooled in output.pooled:
