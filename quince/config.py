@@ -308,6 +308,11 @@ class ServeConfig(ModelSettings):
         return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
 
     @property
+    def places(self) -> int:
+        """Requests that a model may have at a time, running or waiting."""
+        return self.max_running_requests + self.queue_size
+
+    @property
     def adapter_directories(self) -> dict[str, str]:
         """``adapters`` by name."""
         return dict(adapter.split("=", 1) for adapter in self.adapters)

@@ -34,6 +34,7 @@ from quince.errors import (
     RepositoryNotFound,
 )
 from quince.models import memory
+from quince.models.bound import Bound
 from quince.models.loaded import LoadedModel, ModelText, check_settings, make_engine, make_model
 from quince.models.memory import gigabytes
 from quince.models.model_type import ModelType
@@ -71,6 +72,10 @@ class ModelManager:
         self._sockets: SocketDirectory | None = None
         self._load_lock = asyncio.Lock()
         self._texts = TextCache()
+        # What requests do before, or without, a place in an engine's queue has bounds of the same size.
+        self._searches = Bound(config.places, "too many requests name models that have to be looked for")
+        self._awaited = Bound(config.places, "too many requests wait for models to be downloaded")
+        self._texts_used = Bound(config.places, "too many texts are being tokenized")
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._preloading: set[str] = set()
@@ -149,15 +154,20 @@ class ModelManager:
             self._notify()
             self._unload_if_due(slot)
 
-    async def text(self, name: str | None) -> tuple[str, ModelText]:
+    @contextlib.asynccontextmanager
+    async def text(self, name: str | None) -> AsyncIterator[tuple[str, ModelText]]:
         """The name and the tokenizer of the model that ``name`` means, of whatever type; its engine is not loaded.
 
-        Raises ModelNotFound, and ModelLoadError for an unusable tokenizer.
+        Work without an engine is done in the block, and is bounded there. Raises ModelNotFound, QueueFull, and
+        ModelLoadError for an unusable tokenizer.
         """
-        stored = (await self._resolve(name)).stored
-        slot = self._slot(stored)
-        text = await self._texts.get(stored, self.registry.settings(stored)) if slot.model is None else slot.model.text
-        return stored.name, text
+        with self._texts_used.one():
+            stored = (await self._resolve(name)).stored
+            model = self._slot(stored).model
+            yield (
+                stored.name,
+                await self._texts.get(stored, self.registry.settings(stored)) if model is None else model.text,
+            )
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
         """Have it loaded, trying at once what has failed before."""
@@ -242,7 +252,10 @@ class ModelManager:
 
     async def _resolve(self, name: str | None) -> Served:
         recalled = self.registry.recall(name)
-        return await asyncio.to_thread(self.registry.resolve, name) if recalled is None else recalled
+        if recalled is not None:
+            return recalled
+        with self._searches.one():
+            return await asyncio.to_thread(self.registry.resolve, name)
 
     async def _download(self, name: str | None) -> StoredModel:
         """What a hub id, or an alias of one, names. Raises ModelNotFound, what a pull raises, and QueueTimeout."""
@@ -253,7 +266,8 @@ class ModelManager:
             )
         try:
             async with asyncio.timeout(self._config.queue_timeout):
-                return await self.downloads.wait_for(repo_id)
+                with self._awaited.one():
+                    return await self.downloads.wait_for(repo_id)
         except TimeoutError:
             raise QueueTimeout(f"'{repo_id}' is still being downloaded; try again later", retry_after=30) from None
         except RepositoryNotFound as error:
@@ -276,7 +290,7 @@ class ModelManager:
 
     async def _ready(self, slot: Slot) -> LoadedModel:
         """The loaded model, waiting through a load that others may share. The caller takes it before its next await."""
-        if slot.waiting >= self._config.max_running_requests + self._config.queue_size:
+        if slot.waiting >= self._config.places:
             raise QueueFull(f"too many requests wait for '{slot.stored.name}' to be loaded", retry_after=5)
         deadline = time.monotonic() + self._config.queue_timeout
         slot.waiting += 1

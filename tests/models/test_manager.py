@@ -491,6 +491,20 @@ async def test_few_may_wait_for_a_load(models: Models) -> None:
         assert sum(result == [1, 10] for result in results) == 3
 
 
+async def test_few_may_do_what_needs_no_engine(models: Models) -> None:
+    """Tokenizing, and looking for models."""
+    models.add("one")
+    async with models.manager(max_running_requests=2, queue_size=1) as manager:
+        async with manager.text("one"), manager.text("one"), manager.text("one"):
+            with pytest.raises(QueueFull, match="texts are being tokenized"):
+                async with manager.text("one"):
+                    pass
+        async with manager.text("one") as (name, _):
+            assert name == "one"
+        results = await asyncio.gather(*(manager.status(f"unknown-{n}") for n in range(5)), return_exceptions=True)
+        assert sorted(type(result).__name__ for result in results) == ["ModelNotFound"] * 3 + ["QueueFull"] * 2
+
+
 async def test_stopping_while_loading(models: Models) -> None:
     models.add("one", marker="slow")
     async with models.manager() as manager:

@@ -20,8 +20,8 @@ MAX_TOKENS = 2**20
 @router.post("/v1/tokenize", response_model=None)
 async def tokenize(body: TokenizeRequest, state: State) -> Response:
     """The tokens of texts, or of a conversation as chat would begin with it; of any model, loaded or not."""
-    name, text = await state.manager.text(body.model)
-    lists = await maybe_on_thread(lambda: _tokenize(body, text), body.size)
+    async with state.manager.text(body.model) as (name, text):
+        lists = await maybe_on_thread(lambda: _tokenize(body, text), body.size)
     several = isinstance(body.texts, list)
     answer = TokenizeAnswer(
         model=body.model or name,
@@ -55,9 +55,9 @@ def _spelled(lists: list[list[int]], text: ModelText, *, several: bool) -> list[
 @router.post("/v1/detokenize", response_model=None)
 async def detokenize(body: DetokenizeRequest, state: State) -> Response:
     """The text of tokens, special ones included."""
-    name, text = await state.manager.text(body.model)
     lists = body.lists
-    texts = await maybe_on_thread(lambda: [text.tokenizer.decode_known(one) for one in lists], sum(map(len, lists)))
+    async with state.manager.text(body.model) as (name, text):
+        texts = await maybe_on_thread(lambda: [text.tokenizer.decode_known(one) for one in lists], sum(map(len, lists)))
     model = body.model or name
     answer = (
         DetokenizeAnswer(model=model, texts=texts) if body.several else DetokenizeAnswer(model=model, text=texts[0])
