@@ -181,7 +181,7 @@ class ModelSettings(BaseModel):
         None,
         ge=2**20,
         description="Memory that an engine may take, weights included (default: what the GPU recommends or has free, "
-        "on a CPU half of the machine's).",
+        "on a CPU half of the machine's; with several models, no more than a share of memory_budget).",
     )
     prefix_cache_bytes: int | None = Field(
         None,

@@ -35,7 +35,15 @@ from quince.errors import (
 )
 from quince.models import memory
 from quince.models.bound import Bound
-from quince.models.loaded import LoadedModel, ModelText, check_settings, make_engine, make_model
+from quince.models.loaded import (
+    EnginePlace,
+    LoadedModel,
+    ModelText,
+    check_settings,
+    make_engine,
+    make_model,
+    writes,
+)
 from quince.models.memory import gigabytes
 from quince.models.model_type import ModelType
 from quince.models.registry import ModelRegistry, Served
@@ -317,7 +325,7 @@ class ModelManager:
                 if slot.draining is not None:
                     await asyncio.wait([slot.draining])
                 slot.state = ModelState.LOADING
-                await self._make_room(slot)
+                slot.granted = self._grant(slot, await self._make_room(slot))
                 await self._start_engine(slot)
         except QuinceError as error:
             logger.error("%s: %s", slot.stored.name, error)
@@ -329,8 +337,12 @@ class ModelManager:
             slot.loading = None
             self._notify()
 
-    async def _make_room(self, slot: Slot) -> None:
-        """Unload the least recently used until ``slot`` fits. Raises InsufficientMemory if it cannot."""
+    async def _make_room(self, slot: Slot) -> int:
+        """Unload the least recently used until ``slot`` fits. Returns how many bytes are free then.
+
+        Raises InsufficientMemory if it cannot.
+        """
+        need = max(slot.estimate, min(self._asked(slot), self._budget))
         most, most_of_type = self._config.max_loaded_models, self._most_of_type(slot.stored.type)
         while True:
             others = [other for other in self._slots.values() if other is not slot and other.engine is not None]
@@ -338,15 +350,31 @@ class ModelManager:
             if most_of_type is not None and len(alike) >= most_of_type:
                 await self._evict(alike)
                 continue
-            free = self._budget - sum(other.memory for other in others)
-            if slot.estimate <= free and (most is None or len(others) < most):
-                return
+            free = self._budget - sum(other.reserved for other in others)
+            if need <= free and (most is None or len(others) < most):
+                return free
             if slot.estimate > self._budget:
                 raise InsufficientMemory(
                     f"'{slot.stored.name}' needs about {gigabytes(slot.estimate)} of memory, "
                     f"and models may take {gigabytes(self._budget)} here (--memory-budget)"
                 )
             await self._evict(others)
+
+    def _asked(self, slot: Slot) -> int:
+        """Bytes that the settings say for its process, or 0."""
+        asked = self._settings(slot).memory_bytes
+        return 0 if asked is None or not writes(slot.stored) else memory.ENGINE_OVERHEAD + asked
+
+    def _grant(self, slot: Slot, free: int) -> int:
+        """How much of ``free`` it may take: other models that were asked for are to fit beside it."""
+        asked = self._asked(slot)
+        if asked or not writes(slot.stored):
+            return asked
+        others = [other for other in self._slots.values() if other is not slot]
+        most = self._config.max_loaded_models
+        if most is not None and sum(other.engine is not None for other in others) + 1 >= most:
+            return free
+        return memory.share(slot.estimate, free, [other.estimate for other in others if other.engine is None])
 
     def _most_of_type(self, type: ModelType) -> int | None:
         match type:
@@ -391,10 +419,9 @@ class ModelManager:
     def _make_engine(self, slot: Slot) -> EngineClient:
         assert self._sockets is not None, "start() comes first"
         self._engines += 1
-        address = f"engine-{self._engines}"
-        return make_engine(
-            slot.stored, self._settings(slot), self._sockets, address, self._engine_command, slot.history
-        )
+        limit = slot.granted - memory.ENGINE_OVERHEAD if slot.granted else None
+        place = EnginePlace(self._sockets, f"engine-{self._engines}", self._engine_command, limit)
+        return make_engine(slot.stored, self._settings(slot), place, slot.history)
 
     # Unloading
 

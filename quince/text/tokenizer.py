@@ -111,8 +111,9 @@ class Tokenizer:
         pairs = [(first, second) for second in seconds]
         found = []
         for pair, encoding in zip(pairs, self._encodings(pairs, lambda pair: sum(map(len, pair))), strict=True):
-            cut = max_length is not None and len(encoding.ids) > max_length
-            one = self._cut_pair(*pair, max_length) if cut else encoding
+            one = encoding
+            if max_length is not None and len(encoding.ids) > max_length:
+                one = self._cut_pair(*pair, max_length)
             found.append((one.ids, one.type_ids.index(1) if 1 in one.type_ids else None))
         return found
 
