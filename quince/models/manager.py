@@ -172,10 +172,10 @@ class ModelManager:
         with self._texts_used.one():
             stored = (await self._resolve(name)).stored
             model = self._slot(stored).model
-            yield (
-                stored.name,
-                await self._texts.get(stored, self.registry.settings(stored)) if model is None else model.text,
-            )
+            if model is None:
+                yield stored.name, await self._texts.get(stored, self.registry.settings(stored))
+            else:
+                yield stored.name, model.text
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
         """Have it loaded, trying at once what has failed before."""
