@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from benchmarks.results import Run, median, spread
 
@@ -39,6 +40,19 @@ def serving(runs: Sequence[Run]) -> str:
         )
         parts.append(f"{title}\n\n{table(HEADER, rows)}")
     return "\n\n".join([*parts, *_memory(runs), *_problems(runs)])
+
+
+def scaling(runs: Sequence[Run]) -> str:
+    """Tokens/s of each server by concurrency (medians), as a multiple of the step before."""
+    levels = sorted({run.concurrency for run in runs})
+    rows = []
+    for name, mode in dict.fromkeys((run.contender, run.mode) for run in runs):
+        own = [[run for run in runs if (run.contender, run.mode, run.concurrency) == (name, mode, c)] for c in levels]
+        speeds = [median(one, "tokens_per_second") for one in own]
+        steps = [f"x {here / before:.2f}" for before, here in pairwise(speeds)]
+        rows.append([name, mode, f"{speeds[0]:.0f}", *steps])
+    header = ("server", "mode", f"tokens/s at c={levels[0]}", *(f"c={level}" for level in levels[1:]))
+    return f"### Each concurrency against the one before\n\n{table(header, rows)}"
 
 
 def _row(name: str, runs: Sequence[Run], first: float) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import platform
 import sys
@@ -43,6 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--prompt-tokens", type=int, help="words per prompt, one token each  [40 for tiny, else 440]")
     add("--max-tokens", type=int, default=128)
     add("--repeats", type=int, default=3)
+    add("--interleave", action="store_true", help="all concurrencies in every repeat, to compare them with each other")
     add("--client-processes", type=int, default=1 if (os.cpu_count() or 1) <= 2 else 4)
     add("--scenario", choices=("load", "arrivals"), default="load")
     add("--running", type=int, default=8, help="arrivals: streams that run")
@@ -95,18 +97,17 @@ def contenders(options: argparse.Namespace) -> Iterator[list[Contender]]:
 
 
 def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> list[Run]:
-    """Every contender in turn, repeat after repeat, for each mode and concurrency."""
+    """Every contender in turn, repeat after repeat, for each mode and concurrency (or all concurrencies in turn)."""
     runs: list[Run] = []
     seed = int(time.time())
-    for mode in options.modes:
-        for concurrency in options.concurrency:
-            for contender in who:
-                _warm_up(options, contender, mode, concurrency)
-            for repeat in range(options.repeats):
-                for contender in who:
-                    seed += 1
-                    runs.append(_measure(options, contender, (mode, concurrency, repeat), seed))
-                    _say(runs[-1])
+    in_turn = [options.concurrency] if options.interleave else [[one] for one in options.concurrency]
+    for mode, levels in itertools.product(options.modes, in_turn):
+        for concurrency, contender in itertools.product(levels, who):
+            _warm_up(options, contender, mode, concurrency)
+        for repeat, concurrency, contender in itertools.product(range(options.repeats), levels, who):
+            seed += 1
+            runs.append(_measure(options, contender, (mode, concurrency, repeat), seed))
+            _say(runs[-1])
     return runs
 
 
@@ -197,6 +198,7 @@ def main() -> None:
             return
         runs = measure_load(options, who)
     print(report.serving(runs))
+    print("\n" + report.scaling(runs))
     if not options.keep_times:
         for request in (request for run in runs for request in run.requests):
             request.times, request.counts = request.times[:1], []

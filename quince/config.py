@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from quince import config_file, settings
 from quince.config_file import Written
-from quince.errors import UsageError
+from quince.errors import UsageError, WrongOption
 
 ENV_PREFIX = "QUINCE_"
 FILE_NAMES = ("config.yaml", "config.yml", "config.json")  # in the home directory, if --config names none
@@ -181,7 +181,7 @@ class ModelSettings(BaseModel):
         None,
         ge=2**20,
         description="Memory that an engine may take, weights included (default: what the GPU recommends or has free, "
-        "on a CPU half of the machine's).",
+        "on a CPU half of the machine's; with several models, no more than a share of memory_budget).",
     )
     prefix_cache_bytes: int | None = Field(
         None,
@@ -313,6 +313,11 @@ class ServeConfig(ModelSettings):
         """These settings as they are for one model."""
         own = set() if section is None else section.model_fields_set - {"alias"}
         return self.model_copy(update={name: getattr(section, name) for name in own}) if own else self
+
+    @property
+    def places(self) -> int:
+        """Requests that a model may have at a time, running or waiting."""
+        return self.max_running_requests + self.queue_size
 
     @property
     def adapter_directories(self) -> dict[str, str]:
@@ -492,7 +497,13 @@ def _validate(model: type[T], given: _Given) -> T:
         value = given.values.get(name)
         shown = "" if secret else f" = {_plain(value)!r}"
         source = given.sources.get(name, name)
-        raise UsageError(f"{source}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise _refusal(source, f"{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _refusal(source: Source | str, problem: str) -> UsageError:
+    """A sentence that begins with the setting."""
+    told = isinstance(source, Source) and source.kind is SourceKind.FLAG
+    return (WrongOption if told else UsageError)(f"{source}{problem}")
 
 
 def _plain(value: Any) -> Any:
@@ -503,13 +514,19 @@ def _plain(value: Any) -> Any:
 
 
 def _check_pairs(values: Mapping[str, Any], sources: Mapping[str, Source]) -> None:
+    """Raises UsageError. A directory in the file rests where 0 bytes turn its files off."""
     if values.get("adapter") and values.get("adapters"):
-        raise UsageError(f"{sources['adapter']} is for all requests: it cannot be combined with {sources['adapters']}")
+        raise _refusal(sources["adapter"], f" is for all requests: it cannot be combined with {sources['adapters']}")
     if str(values.get("prefix_cache_bytes")) == "0" and str(values.get("prefix_cache_disk_bytes", 0)) != "0":
-        raise UsageError(
-            f"{sources['prefix_cache_disk_bytes']} keeps more of the prefix cache, which "
-            f"{sources['prefix_cache_bytes']} turns off"
+        raise _refusal(
+            sources["prefix_cache_disk_bytes"],
+            f" keeps more of the prefix cache, which {sources['prefix_cache_bytes']} turns off",
         )
+    directory = sources.get("prefix_cache_dir")
+    if directory is None or str(values.get("prefix_cache_disk_bytes", 0)) != "0":
+        return
+    if directory.kind is not SourceKind.FILE or "prefix_cache_disk_bytes" not in sources:
+        raise _refusal(directory, " is for files, of which there are none without --prefix-cache-disk-bytes")
 
 
 def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
@@ -518,7 +535,7 @@ def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
     if values.get("model") is None:
         for name in _ONLY_WITH_MODEL:
             if values.get(name) and values[name] != "auto":
-                raise UsageError(f"{sources[name]} is for a server of one MODEL, and none was given")
+                raise _refusal(sources[name], " is for a server of one MODEL, and none was given")
         return
     elsewhere = sources["model"].kind is not SourceKind.FILE
     for name in _ONLY_WITHOUT_MODEL:
@@ -526,8 +543,8 @@ def _check_combination(given: _Given, written: Mapping[str, Written]) -> None:
             # The file is for all servers of this home, and this one is another kind of server.
             del values[name], sources[name]
         elif values.get(name):
-            raise UsageError(
-                f"{sources[name]} is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
+            raise _refusal(
+                sources[name], f" is for a server without a MODEL: '{values['model']}' alone is loaded, and kept"
             )
     for name in _ONLY_WITH_MODEL:
         if "model" in written and elsewhere and name in sources and sources[name].kind is SourceKind.FILE:

@@ -24,6 +24,7 @@ QuinceError
 │       └── PullCancelled         499  by its client or Ctrl-C
 ├── RemoteError                   the chat client's: what another server answered, or that it does not
 └── UsageError                    the command line's: one sentence on stderr, exit code 1
+    └── WrongOption               an option that cannot be, or not with another: exit code 2
 
 ``server.errors`` maps the tree to HTTP once, ``cli.errors`` to a sentence once.
 """
@@ -158,4 +159,8 @@ class RemoteError(QuinceError):
 
 
 class UsageError(QuinceError):
+    pass
+
+
+class WrongOption(UsageError):
     pass

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from quince import config
-from quince.errors import UsageError
+from quince.errors import UsageError, WrongOption
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +113,12 @@ def test_models_to_preload() -> None:
         ({"max_loaded_models": 0}, {}, "--max-loaded-models = 0"),
         ({"memory_budget": 5}, {}, "--memory-budget = 5"),
         (
+            {"prefix_cache_dir": "/tmp/x"},
+            {},
+            "--prefix-cache-dir is for files, of which there are none without --prefix",
+        ),
+        ({"prefix_cache_disk_bytes": 0}, {"QUINCE_PREFIX_CACHE_DIR": "/tmp/x"}, "QUINCE_PREFIX_CACHE_DIR"),
+        (
             {"model": "m", "prefix_cache_bytes": 0},
             {"QUINCE_PREFIX_CACHE_DISK_BYTES": "1"},
             "QUINCE_PREFIX_CACHE_DISK_BYTES",
@@ -123,6 +129,18 @@ def test_what_does_not_go_together(flags: dict[str, object], environ: dict[str, 
     with pytest.raises(UsageError) as refused:
         config.load(flags, environ)
     assert named in refused.value.message
+    # Wrong usage of the command line, by its exit code, is only what stands on it.
+    assert isinstance(refused.value, WrongOption) is named.startswith("--")
+
+
+def test_the_files_directory_rests_where_its_files_are_turned_off(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("prefix_cache_disk_bytes: 1000\nprefix_cache_dir: /tmp/x\n")
+    environ = {"QUINCE_HOME": str(tmp_path)}
+    assert config.load({}, environ).prefix_cache_dir == "/tmp/x"
+    assert config.load({"prefix_cache_disk_bytes": 0}, environ).prefix_cache_disk_bytes == 0
+    (tmp_path / "config.yaml").write_text("prefix_cache_dir: /tmp/x\n")
+    with pytest.raises(UsageError, match="line 1: prefix_cache_dir is for files"):
+        config.load({}, environ)
 
 
 def test_what_goes_together() -> None:

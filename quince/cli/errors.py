@@ -8,11 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from quince.errors import QuinceError
+from quince.errors import QuinceError, WrongOption
 
 
 def run(command: Callable[[], None], program: str = "quince") -> None:
-    """Exit codes: 0 done, 1 a problem told in one sentence, 2 (typer's own) wrong usage.
+    """Exit codes: 0 done, 1 a problem told in one sentence, 2 (typer's own, and wrong options) wrong usage.
 
     A traceback is shown only with QUINCE_LOG_LEVEL=debug, or once a server logs at this level.
     """
@@ -26,7 +26,7 @@ def run(command: Callable[[], None], program: str = "quince") -> None:
         if config.debugging() or logging.getLogger().level == logging.DEBUG:
             traceback.print_exc()
         print(f"{program}: {sentence(error)}", file=sys.stderr)  # noqa: T201 - the one place
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, WrongOption) else 1)
 
 
 def sentence(error: Exception) -> str:

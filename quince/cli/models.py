@@ -19,6 +19,7 @@ from quince.models.model_type import ModelType
 
 if TYPE_CHECKING:
     from quince.models.pull import Installer, OnProgress, Progress
+    from quince.models.sections import ModelSections
     from quince.models.store import ModelStore, StoredModel
 
     Work = Callable[[Installer, OnProgress, threading.Event], StoredModel]
@@ -127,7 +128,8 @@ def list_models(as_json: Json = False) -> None:
         Column("CONTEXT", lambda row: str(row["context"] or ""), right=True),
         Column("FROM", lambda row: _origin(row["origin"], row["repo_id"])),
     ]
-    Output(json=as_json).table(columns, [_object(model, store) for model in store.models()])
+    sections = _sections(store)
+    Output(json=as_json).table(columns, [_object(model, store, sections) for model in store.models()])
 
 
 def show(
@@ -139,14 +141,15 @@ def show(
     from quince.models import description
 
     store, output = _store(), Output(json=as_json)
-    model = store.get(name)
+    sections = _sections(store)
+    model = store.get(sections.target(name))
     text = description.chat_template(model.path)
     if template:
         if text is None:
             raise UsageError(f"'{model.name}' has no chat template")
         output.text(text)
         return
-    found, value = model.manifest.description, _object(model, store)
+    found, value = model.manifest.description, _object(model, store, sections)
     group = f", groups of {found.group_size}" if found.group_size else ""
     output.record(
         {**value, "template": text},
@@ -271,11 +274,23 @@ def _store() -> ModelStore:
     return of_this_user()
 
 
+def _sections(store: ModelStore) -> ModelSections:
+    """What the configuration says of single models."""
+    from quince import config
+    from quince.models.sections import ModelSections
+
+    return ModelSections(config.load_for_all_models({}), store)
+
+
 # Words
 
 
-def _object(model: StoredModel, store: ModelStore) -> dict[str, Any]:
+def _object(model: StoredModel, store: ModelStore, sections: ModelSections | None = None) -> dict[str, Any]:
+    """With the configuration's aliases, if its ``sections`` are given."""
     found, source = model.manifest.description, model.manifest.source
+    aliases = {alias for alias, target in store.aliases().items() if target == model.name}
+    if sections is not None:
+        aliases.update(sections.aliases(model))
     return {
         "name": model.name,
         "type": found.type.value,
@@ -292,7 +307,7 @@ def _object(model: StoredModel, store: ModelStore) -> dict[str, Any]:
         "repo_id": source.repo_id,
         "revision": source.revision,
         "path": str(model.path),
-        "aliases": sorted(alias for alias, target in store.aliases().items() if target == model.name),
+        "aliases": sorted(aliases),
         "installed_at": model.manifest.installed_at,
     }
 

@@ -32,19 +32,22 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
+POOL_SHARE = 8  # that part of an engine's memory may be buffers that nothing uses: other programs need some, too
+
 # What a model's own code may raise for images that it stumbles over.
 _FORWARD_FAILURES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
 class CoreConfig:
-    """How much an engine does at once. Of ``memory_bytes`` (None: what the device has), weights included,
-    ``prefix_cache_bytes`` may be kept across requests (0: nothing, None: half of what is left). ``snapshot_interval``:
-    tokens of a long prompt between two snapshots."""
+    """How much an engine does at once. Of ``memory_bytes`` (None: what the device has, up to ``memory_limit``), weights
+    included, ``prefix_cache_bytes`` may be kept across requests (0: nothing, None: half of what is left).
+    ``snapshot_interval``: tokens of a long prompt between two snapshots."""
 
     max_running_requests: int
     prefill_chunk_size: int
     memory_bytes: int | None = None
+    memory_limit: int | None = None
     prefix_cache_bytes: int | None = None
     snapshot_interval: int = 512
     kv_quantization: KVQuantization | None = None
@@ -109,8 +112,9 @@ def _check_quantization(forward: Forward, vocab_size: int, quantization: KVQuant
 
 def _kv_bytes(costs: Costs, config: CoreConfig, reserved: int) -> int:
     """What weights and forward passes leave for keys and values."""
-    budget = memory_budget() if config.memory_bytes is None else config.memory_bytes
+    budget = memory_budget(config.memory_bytes, config.memory_limit)
     mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
+    mx.set_cache_limit(budget // POOL_SHARE)
     free = budget - mx.get_active_memory()
     room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4) - reserved
     if room <= 0:

@@ -12,8 +12,16 @@ CPU_SHARE = 0.5  # of the machine's memory, which others use too
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def memory_budget() -> int:
-    """Bytes that an engine may take, weights included, if nobody says: what the device recommends or has free."""
+def memory_budget(asked: int | None = None, limit: int | None = None) -> int:
+    """Bytes that an engine may take, weights included: what was ``asked`` for, else what the device recommends or has
+    free, up to ``limit``."""
+    if asked is not None:
+        return asked
+    default = _default_budget()
+    return default if limit is None else min(default, limit)
+
+
+def _default_budget() -> int:
     info = mx.device_info()
     if mx.metal.is_available():
         return int(SHARE * int(info["max_recommended_working_set_size"]))

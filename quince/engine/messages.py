@@ -26,10 +26,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine process needs to start. ``model_path``, ``adapter_path`` (for all requests) and
     those of ``adapters``, by the names that requests use, are local directories.
 
-    ``memory_bytes`` (None: what the device has) hold weights, caches and, as a part, ``prefix_cache_bytes`` (0: none;
-    None: a share). ``prefix_cache_disk_bytes`` more of it may be kept in files below ``prefix_cache_dir``, across
-    restarts. ``kv_bits`` (None: as the model computes them) hold each number of keys and values. ``vision``: the
-    model is one of mlx-vlm's.
+    ``memory_bytes`` (None: what the device has, up to ``memory_limit``) hold weights, caches and, as a part,
+    ``prefix_cache_bytes`` (0: none; None: a share). ``prefix_cache_disk_bytes`` more of it may be kept in files below
+    ``prefix_cache_dir``, across restarts. ``kv_bits`` (None: as the model computes them) hold each number of keys and
+    values. ``vision``: the model is one of mlx-vlm's.
     """
 
     address: str
@@ -40,6 +40,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk_size: int
     max_model_len: int | None = None
     memory_bytes: int | None = None
+    memory_limit: int | None = None
     prefix_cache_bytes: int | None = None
     prefix_cache_disk_bytes: int = 0
     prefix_cache_dir: str = ""

@@ -156,7 +156,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     if config.adapters:
         forward = AdapterForward(loaded.model, {name: Path(path) for name, path in config.adapters.items()})
     if config.vision:
-        forward = VisionForward(loaded.model, feature_bytes=feature_bytes(config.memory_bytes))
+        forward = VisionForward(loaded.model, feature_bytes=feature_bytes(config.memory_bytes, config.memory_limit))
     core = make_core(
         forward,
         loaded.vocab_size,
@@ -165,6 +165,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
             max_running_requests=config.max_running_requests,
             prefill_chunk_size=config.prefill_chunk_size,
             memory_bytes=config.memory_bytes,
+            memory_limit=config.memory_limit,
             prefix_cache_bytes=config.prefix_cache_bytes,
             kv_quantization=None if config.kv_bits is None else KVQuantization(config.kv_bits, config.kv_group_size),
         ),

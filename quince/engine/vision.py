@@ -38,10 +38,9 @@ MAX_FEATURE_BYTES = 512 * 2**20
 GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
-def feature_bytes(memory_bytes: int | None) -> int:
-    """How much of an engine's memory (None: what the device has) features of images may take."""
-    budget = memory_budget() if memory_bytes is None else memory_bytes
-    return min(MAX_FEATURE_BYTES, budget // FEATURE_SHARE)
+def feature_bytes(memory_bytes: int | None, memory_limit: int | None) -> int:
+    """How much of an engine's memory (see EngineConfig) features of images may take."""
+    return min(MAX_FEATURE_BYTES, memory_budget(memory_bytes, memory_limit) // FEATURE_SHARE)
 
 
 class Features(NamedTuple):

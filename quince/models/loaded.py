@@ -14,7 +14,6 @@ from quince.engine.ipc import SocketDirectory
 from quince.engine.media_messages import PreprocessorConfig
 from quince.engine.messages import EngineConfig, Task
 from quince.engine.preprocess import MediaPreprocessor
-from quince.engine.supervisor import ENGINE_COMMAND
 from quince.errors import UsageError
 from quince.models.model_type import ModelType
 from quince.models.registry import adapted_name
@@ -98,10 +97,15 @@ class LoadedModel:
         return self.service
 
 
+def writes(stored: StoredModel) -> bool:
+    """Whether its engine keeps keys and values, within the memory that it may take."""
+    return TASKS[stored.type] is Task.GENERATE
+
+
 def check_settings(stored: StoredModel, config: ServeConfig) -> None:
     """For a server of this model alone. Raises UsageError that names a setting which means nothing to it; what the
     configuration file says for all models rests."""
-    if TASKS[stored.type] is Task.GENERATE:
+    if writes(stored):
         return
     for name in _ONLY_FOR_WRITING:
         if name in config.named:
@@ -111,17 +115,21 @@ def check_settings(stored: StoredModel, config: ServeConfig) -> None:
             )
 
 
-def make_engine(
-    stored: StoredModel,
-    config: ServeConfig,
-    sockets: SocketDirectory,
-    address: str,
-    command: Sequence[str] = ENGINE_COMMAND,
-    history: EngineHistory | None = None,
-) -> EngineClient:
-    """Not started. ``address`` is a name that no other engine of ``sockets`` has."""
+@dataclass(frozen=True)
+class EnginePlace:
+    """Where an engine runs: ``address`` is a name that no other engine of ``sockets`` has. ``memory_limit``: bytes
+    for an engine that is not told by the settings what it may take."""
+
+    sockets: SocketDirectory
+    address: str
+    command: Sequence[str]
+    memory_limit: int | None = None
+
+
+def make_engine(stored: StoredModel, config: ServeConfig, place: EnginePlace, history: EngineHistory) -> EngineClient:
+    """Not started."""
     engine_config = EngineConfig(
-        address=address,
+        address=place.address,
         model_path=str(stored.path),
         adapter_path=config.adapter,
         adapters=config.adapter_directories,
@@ -129,6 +137,7 @@ def make_engine(
         prefill_chunk_size=config.prefill_chunk_size,
         max_model_len=config.ctx_size,
         memory_bytes=config.memory_bytes,
+        memory_limit=place.memory_limit,
         prefix_cache_bytes=config.prefix_cache_bytes,
         prefix_cache_disk_bytes=config.prefix_cache_disk_bytes,
         prefix_cache_dir=config.prefix_cache_dir or str(config.home / "cache"),
@@ -146,15 +155,15 @@ def make_engine(
     preprocessor = None
     if engine_config.vision:
         reads = PreprocessorConfig(
-            address=f"{address}-media",
+            address=f"{place.address}-media",
             model_path=str(stored.path),
             max_pixels=config.max_media_pixels,
             video_seconds=config.video_timeout,
         )
         # What decodes a video says nothing until it is done.
         timeout = config.engine_timeout + config.video_timeout
-        preprocessor = MediaPreprocessor(reads, sockets, timeout=timeout, used_bytes=config.max_prepared_bytes)
-    return EngineClient(engine_config, limits, sockets, command, history, preprocessor)
+        preprocessor = MediaPreprocessor(reads, place.sockets, timeout=timeout, used_bytes=config.max_prepared_bytes)
+    return EngineClient(engine_config, limits, place.sockets, place.command, history, preprocessor)
 
 
 def make_model(stored: StoredModel, config: ServeConfig, engine: EngineClient) -> LoadedModel:

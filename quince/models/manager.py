@@ -34,7 +34,16 @@ from quince.errors import (
     RepositoryNotFound,
 )
 from quince.models import memory
-from quince.models.loaded import LoadedModel, ModelText, check_settings, make_engine, make_model
+from quince.models.bound import Bound
+from quince.models.loaded import (
+    EnginePlace,
+    LoadedModel,
+    ModelText,
+    check_settings,
+    make_engine,
+    make_model,
+    writes,
+)
 from quince.models.memory import gigabytes
 from quince.models.model_type import ModelType
 from quince.models.registry import ModelRegistry, Served
@@ -71,6 +80,10 @@ class ModelManager:
         self._sockets: SocketDirectory | None = None
         self._load_lock = asyncio.Lock()
         self._texts = TextCache()
+        # What requests do before, or without, a place in an engine's queue has bounds of the same size.
+        self._searches = Bound(config.places, "too many requests name models that have to be looked for")
+        self._awaited = Bound(config.places, "too many requests wait for models to be downloaded")
+        self._texts_used = Bound(config.places, "too many texts are being tokenized")
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._preloading: set[str] = set()
@@ -149,15 +162,20 @@ class ModelManager:
             self._notify()
             self._unload_if_due(slot)
 
-    async def text(self, name: str | None) -> tuple[str, ModelText]:
+    @contextlib.asynccontextmanager
+    async def text(self, name: str | None) -> AsyncIterator[tuple[str, ModelText]]:
         """The name and the tokenizer of the model that ``name`` means, of whatever type; its engine is not loaded.
 
-        Raises ModelNotFound, and ModelLoadError for an unusable tokenizer.
+        Work without an engine is done in the block, and is bounded there. Raises ModelNotFound, QueueFull, and
+        ModelLoadError for an unusable tokenizer.
         """
-        stored = (await self._resolve(name)).stored
-        slot = self._slot(stored)
-        text = await self._texts.get(stored, self.registry.settings(stored)) if slot.model is None else slot.model.text
-        return stored.name, text
+        with self._texts_used.one():
+            stored = (await self._resolve(name)).stored
+            model = self._slot(stored).model
+            if model is None:
+                yield stored.name, await self._texts.get(stored, self.registry.settings(stored))
+            else:
+                yield stored.name, model.text
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
         """Have it loaded, trying at once what has failed before."""
@@ -242,7 +260,10 @@ class ModelManager:
 
     async def _resolve(self, name: str | None) -> Served:
         recalled = self.registry.recall(name)
-        return await asyncio.to_thread(self.registry.resolve, name) if recalled is None else recalled
+        if recalled is not None:
+            return recalled
+        with self._searches.one():
+            return await asyncio.to_thread(self.registry.resolve, name)
 
     async def _download(self, name: str | None) -> StoredModel:
         """What a hub id, or an alias of one, names. Raises ModelNotFound, what a pull raises, and QueueTimeout."""
@@ -253,7 +274,8 @@ class ModelManager:
             )
         try:
             async with asyncio.timeout(self._config.queue_timeout):
-                return await self.downloads.wait_for(repo_id)
+                with self._awaited.one():
+                    return await self.downloads.wait_for(repo_id)
         except TimeoutError:
             raise QueueTimeout(f"'{repo_id}' is still being downloaded; try again later", retry_after=30) from None
         except RepositoryNotFound as error:
@@ -276,7 +298,7 @@ class ModelManager:
 
     async def _ready(self, slot: Slot) -> LoadedModel:
         """The loaded model, waiting through a load that others may share. The caller takes it before its next await."""
-        if slot.waiting >= self._config.max_running_requests + self._config.queue_size:
+        if slot.waiting >= self._config.places:
             raise QueueFull(f"too many requests wait for '{slot.stored.name}' to be loaded", retry_after=5)
         deadline = time.monotonic() + self._config.queue_timeout
         slot.waiting += 1
@@ -303,7 +325,7 @@ class ModelManager:
                 if slot.draining is not None:
                     await asyncio.wait([slot.draining])
                 slot.state = ModelState.LOADING
-                await self._make_room(slot)
+                slot.granted = self._grant(slot, await self._make_room(slot))
                 await self._start_engine(slot)
         except QuinceError as error:
             logger.error("%s: %s", slot.stored.name, error)
@@ -315,8 +337,12 @@ class ModelManager:
             slot.loading = None
             self._notify()
 
-    async def _make_room(self, slot: Slot) -> None:
-        """Unload the least recently used until ``slot`` fits. Raises InsufficientMemory if it cannot."""
+    async def _make_room(self, slot: Slot) -> int:
+        """Unload the least recently used until ``slot`` fits. Returns how many bytes are free then.
+
+        Raises InsufficientMemory if it cannot.
+        """
+        need = max(slot.estimate, min(self._asked(slot), self._budget))
         most, most_of_type = self._config.max_loaded_models, self._most_of_type(slot.stored.type)
         while True:
             others = [other for other in self._slots.values() if other is not slot and other.engine is not None]
@@ -324,15 +350,31 @@ class ModelManager:
             if most_of_type is not None and len(alike) >= most_of_type:
                 await self._evict(alike)
                 continue
-            free = self._budget - sum(other.memory for other in others)
-            if slot.estimate <= free and (most is None or len(others) < most):
-                return
+            free = self._budget - sum(other.reserved for other in others)
+            if need <= free and (most is None or len(others) < most):
+                return free
             if slot.estimate > self._budget:
                 raise InsufficientMemory(
                     f"'{slot.stored.name}' needs about {gigabytes(slot.estimate)} of memory, "
                     f"and models may take {gigabytes(self._budget)} here (--memory-budget)"
                 )
             await self._evict(others)
+
+    def _asked(self, slot: Slot) -> int:
+        """Bytes that the settings say for its process, or 0."""
+        asked = self._settings(slot).memory_bytes
+        return 0 if asked is None or not writes(slot.stored) else memory.ENGINE_OVERHEAD + asked
+
+    def _grant(self, slot: Slot, free: int) -> int:
+        """How much of ``free`` it may take: other models that were asked for are to fit beside it."""
+        asked = self._asked(slot)
+        if asked or not writes(slot.stored):
+            return asked
+        others = [other for other in self._slots.values() if other is not slot]
+        most = self._config.max_loaded_models
+        if most is not None and sum(other.engine is not None for other in others) + 1 >= most:
+            return free
+        return memory.share(slot.estimate, free, [other.estimate for other in others if other.engine is None])
 
     def _most_of_type(self, type: ModelType) -> int | None:
         match type:
@@ -377,10 +419,9 @@ class ModelManager:
     def _make_engine(self, slot: Slot) -> EngineClient:
         assert self._sockets is not None, "start() comes first"
         self._engines += 1
-        address = f"engine-{self._engines}"
-        return make_engine(
-            slot.stored, self._settings(slot), self._sockets, address, self._engine_command, slot.history
-        )
+        limit = slot.granted - memory.ENGINE_OVERHEAD if slot.granted else None
+        place = EnginePlace(self._sockets, f"engine-{self._engines}", self._engine_command, limit)
+        return make_engine(slot.stored, self._settings(slot), place, slot.history)
 
     # Unloading
 

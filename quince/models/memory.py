@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # Python, MLX and its kernels in an engine process without weights.
@@ -18,6 +19,17 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 def estimate(weights: int) -> int:
     """Bytes that a model with so many bytes of weights takes once it is loaded and serves a little."""
     return ENGINE_OVERHEAD + int(weights * (1 + WORKING_ROOM))
+
+
+def share(estimate: int, free: int, expected: Sequence[int]) -> int:
+    """Of ``free`` bytes, what an engine of this estimate may take: half of what is left once it and those that are
+    ``expected`` beside it, by their estimates, have their room; of these, as many as fit, the smallest first."""
+    spare = free - estimate
+    for other in sorted(expected):
+        if other > spare:
+            break
+        spare -= other
+    return estimate + spare // 2
 
 
 def default_budget() -> int:

@@ -12,8 +12,8 @@ from quince.errors import InvalidModel, ModelNotFound, UsageError
 from quince.models import description
 from quince.models.description import Description
 from quince.models.model_type import ModelType
-from quince.models.sections import DEFAULT_NAMES, ModelSections
-from quince.models.store import Manifest, ModelStore, Source, StoredModel
+from quince.models.sections import ModelSections
+from quince.models.store import DEFAULT_NAMES, Manifest, ModelStore, Source, StoredModel
 
 MAX_REMEMBERED = 1024
 MAX_NAMED = 10  # in an error message

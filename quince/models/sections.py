@@ -8,10 +8,7 @@ from quince.config import ServeConfig
 from quince.errors import UsageError
 from quince.models import demo
 from quince.models.model_type import ModelType
-from quince.models.store import ModelStore, StoredModel
-
-# The server's first model.
-DEFAULT_NAMES = ("default", "model")
+from quince.models.store import DEFAULT_NAMES, ModelStore, StoredModel
 
 
 class ModelSections:
@@ -35,6 +32,10 @@ class ModelSections:
         if name not in self._targets or demo.path(name) is not None or self._store.is_installed(name):
             return name
         return self._targets[name]
+
+    def aliases(self, model: StoredModel) -> list[str]:
+        """Names that the configuration gives to the model. Reads the disk."""
+        return [alias for alias, name in self._targets.items() if self.means(name, model)]
 
     def place(self, model: StoredModel) -> StoredModel:
         """Finds what the configuration says of the model, and gives it the type that it has by that. Reads the disk."""

@@ -49,6 +49,7 @@ class Slot:
         self.pinned = pinned
         self.state = ModelState.UNLOADED
         self.engine: EngineClient | None = None
+        self.granted = 0  # bytes that the engine may take; 0: what it takes by itself
         self.history = EngineHistory(stored.name)
         self.model: LoadedModel | None = None
         self.running = 0
@@ -80,6 +81,11 @@ class Slot:
             return 0
         measured = max(self.engine.ready.memory_bytes if self.engine.ready else 0, self.engine.stats.active_memory)
         return max(self.estimate, memory.ENGINE_OVERHEAD + measured)
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that no other engine may take."""
+        return 0 if self.engine is None else max(self.memory, self.granted)
 
     @property
     def estimate(self) -> int:

@@ -33,6 +33,8 @@ from quince.models.model_type import ModelType
 
 MANIFEST = "quince.json"
 _ALIASES = "aliases.json"
+# What requests call a server's first model.
+DEFAULT_NAMES = ("default", "model")
 _STAGING = ".staging"
 # Also Ollama's tags (qwen3:0.6b). A name is one directory: no slashes, no leading dot.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:+-]{0,127}")
@@ -177,8 +179,10 @@ class ModelStore:
         return chain
 
     def set_alias(self, alias: str, target: str) -> None:
-        """Raises StoreError for an alias that is no name, is a model's, or would stand for itself."""
+        """Raises StoreError for an alias that is no name, is taken, or would stand for itself."""
         check_name(alias)
+        if alias in DEFAULT_NAMES:
+            raise StoreError(f"'{alias}' means a server's first model and cannot be an alias of another")
         if (self.directory / alias).exists() or demo.path(alias) is not None:
             raise StoreError(f"'{alias}' is the name of a model; an alias needs a name of its own")
         if alias in self._chain(target):

@@ -39,10 +39,13 @@ class RequestState(ServerState):
     request: Request
     leases: AsyncExitStack
 
-    async def acquire(self, name: str | None, **options: Any) -> LoadedModel:
-        """As ModelManager.acquire; a client that leaves while the model is loaded no longer waits for it."""
+    async def acquire(self, name: str | None, *, streaming: bool = False, **options: Any) -> LoadedModel:
+        """As ModelManager.acquire; a client that leaves while the model is loaded no longer waits for it.
+
+        ``streaming``: the caller is a stream, which sees to that itself.
+        """
         entering = self.leases.enter_async_context(self.manager.acquire(name, **options))
-        if self.manager.is_ready(name):
+        if streaming or self.manager.is_ready(name):
             model = await entering
         else:
             waited = await while_connected(self.request, entering)

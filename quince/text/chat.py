@@ -110,9 +110,11 @@ class ChatPrompter:
         params: ChatParams,
         output_format: OutputFormat | None,
         media: Sequence[PreparedMedia] = (),
+        check_text: Callable[[str], None] = lambda text: None,
     ) -> Prompt:
         """``media`` is what the messages' placeholders stand for, in order. Raises InvalidRequest for what this model
-        cannot do. May take long for long prompts and large schemas."""
+        cannot do, and what ``check_text`` raises for the text before it is tokenized. May take long for long prompts
+        and large schemas."""
         if output_format is not None:
             output_format.check()
         tools = params.tools
@@ -122,6 +124,7 @@ class ChatPrompter:
         text = chat_template.render(
             self._tokenizer, messages, self._template_kwargs(params), definitions, as_parts=self._as_parts
         )
+        check_text(text)
         if media:
             text = place(text, media)
         token_ids = self._tokenizer.encode_prompt(text)

@@ -12,7 +12,7 @@ from quince.engine.messages import PoolInput, PoolRequest
 from quince.errors import InvalidRequest
 from quince.metrics import current_request
 from quince.text.generation import maybe_on_thread
-from quince.text.pooling import Numbers, check_inputs, pool
+from quince.text.pooling import Numbers, check_inputs, check_texts, pool
 from quince.text.prompts import PromptChoice, Prompts
 from quince.text.tokenizer import Tokenizer
 
@@ -62,6 +62,9 @@ class TextEmbedder:
             limit = ready.max_model_len if params.truncate else None
 
             def prepare() -> list[PoolInput]:
+                if limit is None:
+                    texts = ([one] if isinstance(one, str) else [] for one in inputs)
+                    check_texts(self._tokenizer, texts, ready, field="input", truncate_field="truncate")
                 made = self._encode(inputs, prompt, limit)
                 check_inputs(made, ready, field="input", truncate_field="truncate")
                 return made

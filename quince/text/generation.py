@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from quince.engine.client import ANSWER_MARK, EngineClient
 from quince.engine.messages import AddRequest, Ready
 from quince.engine.preprocess import PreparedMedia
-from quince.errors import ContextLengthExceeded, InvalidRequest
+from quince.errors import InvalidRequest
 from quince.metrics import AnswerRecord, current_request
 from quince.sampling import SamplingParams
 from quince.text.answer import Answer, AnswerRules
 from quince.text.chat import ChatParams, ChatPrompter, Message, Prompt
 from quince.text.events import Event, TextDelta
+from quince.text.length import characters, prompt_too_long
 from quince.text.media import MediaKind, MediaReference, check_kinds
 from quince.text.output_format import OutputFormat
 from quince.text.tokenizer import Tokenizer
@@ -113,17 +114,24 @@ class TextGenerator:
         """
         check_kinds(media, self.media_kinds)
 
-        def prepare(prepared: Sequence[PreparedMedia]) -> Prompt:
-            return self._prompter.prepare(messages, params.chat, params.output_format, prepared)
-
-        size = sum(len(str(message)) for message in messages) + len(str(params.chat))
-        names = _names(request_id, params.n)
+        chat, names = params.chat, _names(request_id, params.n)
+        size = characters(messages) + characters(chat.template_kwargs) + _format_size(params)
+        if chat.tools is not None:
+            size += characters(chat.tools.definitions)
         with current_request().answered_as(request_id), self._engine.admit(*names):
+            ready = await self._engine.wait_ready()
+
+            def prepare(prepared: Sequence[PreparedMedia]) -> Prompt:
+                def check(text: str) -> None:
+                    self._check_text(text, ready, "messages")
+
+                return self._prompter.prepare(messages, chat, params.output_format, prepared, check)
+
             async with contextlib.AsyncExitStack() as stack:
                 async with self._engine.interruptible(names):
                     prepared = await stack.enter_async_context(self._read(media))
                 size += sum(one.tokens for one in prepared)
-                prompt = await maybe_on_thread(lambda: prepare(prepared), size + _format_size(params))
+                prompt = await maybe_on_thread(lambda: prepare(prepared), size)
                 async with aclosing(self._answers(names, [prompt], params)) as events:
                     async for event in events:
                         yield event
@@ -141,21 +149,26 @@ class TextGenerator:
         self, request_id: str, prompts: Sequence[str | list[int]], params: GenerationParams
     ) -> AsyncGenerator[tuple[int, Event], None]:
         """Continue texts (or token ids) as they are. The answers to prompt ``i`` have numbers from ``i * n`` on."""
-
-        def prepare() -> list[Prompt]:
-            if params.output_format is not None:
-                params.output_format.check()
-            return [self._continuation(prompt, params) for prompt in prompts]
-
         size = sum(len(prompt) for prompt in prompts)
         names = _names(request_id, len(prompts) * params.n)
         with current_request().answered_as(request_id), self._engine.admit(*names):
+            ready = await self._engine.wait_ready()
+
+            def prepare() -> list[Prompt]:
+                if params.output_format is not None:
+                    params.output_format.check()
+                return [self._continuation(prompt, params, ready) for prompt in prompts]
+
             prepared = await maybe_on_thread(prepare, size + _format_size(params))
             async with aclosing(self._answers(names, prepared, params)) as events:
                 async for event in events:
                     yield event
 
-    def _continuation(self, prompt: str | list[int], params: GenerationParams) -> Prompt:
+    def _continuation(self, prompt: str | list[int], params: GenerationParams, ready: Ready) -> Prompt:
+        if isinstance(prompt, str):
+            self._check_text(prompt, ready, "prompt")
+        elif len(prompt) >= ready.max_model_len:
+            raise prompt_too_long(ready.max_model_len, str(len(prompt)), "prompt")
         output_format, echo = params.output_format, ""
         if params.echo:
             echo = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
@@ -221,6 +234,12 @@ class TextGenerator:
                     if answer.finished:
                         return
 
+    def _check_text(self, text: str, ready: Ready, field: str) -> None:
+        """Refuse what is far too long before it is tokenized, which would take long, too."""
+        least = self._tokenizer.at_least([text], ready.max_model_len)
+        if least is not None:
+            raise prompt_too_long(ready.max_model_len, f"at least {least}", field)
+
     def _check(self, prompt: Prompt, params: GenerationParams, ready: Ready) -> None:
         """Refuse what the loaded model cannot take."""
         self._adapter(params)
@@ -228,11 +247,7 @@ class TextGenerator:
         if not length:
             raise InvalidRequest("the prompt is empty", param=prompt.field)
         if length >= ready.max_model_len:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {ready.max_model_len} tokens, "
-                f"but the prompt has {length} tokens and leaves no room for an answer.",
-                param=prompt.field,
-            )
+            raise prompt_too_long(ready.max_model_len, str(length), prompt.field)
         if max(prompt.token_ids) > last or min(prompt.token_ids) < 0:
             raise InvalidRequest(f"token ids must be between 0 and {last}", param=prompt.field)
         if params.logit_bias and max(params.logit_bias) > last:

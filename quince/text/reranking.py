@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from quince.engine.client import EngineClient
-from quince.engine.messages import PoolInput, PoolRequest
+from quince.engine.messages import PoolInput, PoolRequest, Ready
 from quince.errors import InvalidRequest, ModelLoadError
 from quince.metrics import current_request
 from quince.text.generation import maybe_on_thread
-from quince.text.pooling import check_inputs, pool
+from quince.text.pooling import check_inputs, check_texts, pool
 from quince.text.tokenizer import Tokenizer, read_json
 
 # The words of Qwen3-Reranker's model card; its scores hold for these.
@@ -22,6 +22,9 @@ _QWEN3_BEFORE = (
 )
 _QWEN3_AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 _QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+# Characters of queries, all documents together: a request takes memory for what is read, not for what was sent.
+MAX_QUERIES = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,20 +127,30 @@ class TextReranker:
         with request.answered_as(request_id), self._engine.admit(request_id):
             ready = await self._engine.wait_ready()
 
-            def prepare() -> list[PoolInput]:
-                texts = documents
-                if params.max_tokens_per_doc is not None:
-                    texts = [self._tokenizer.cut(text, params.max_tokens_per_doc) for text in documents]
-                limit = ready.max_model_len if params.truncate else None
-                made = self._format.encode(query, texts, params.instruction, limit)
-                check_inputs(made, ready, field="documents", truncate_field="truncate")
-                return made
-
-            size = sum(map(len, documents)) + len(query) * len(documents)
-            inputs = await maybe_on_thread(prepare, size)
+            inputs = await maybe_on_thread(
+                lambda: self._encode(query, documents, params, ready), sum(map(len, documents)) + len(query)
+            )
             pooled = PoolRequest(request_id, inputs, self._format.label_token_ids)
             scores = (await pool(self._engine, pooled, ready.dimensions))[:, 0].tolist()
         ranked = sorted(enumerate(scores), key=lambda one: -one[1])  # stable
         prompt_tokens = sum(len(one.token_ids) for one in inputs)
         request.pooled(prompt_tokens)
         return Ranking(ranked[: params.top_n], prompt_tokens)
+
+    def _encode(self, query: str, documents: Sequence[str], params: RerankParams, ready: Ready) -> list[PoolInput]:
+        if params.max_tokens_per_doc is not None:
+            documents = [self._tokenizer.cut(text, params.max_tokens_per_doc) for text in documents]
+        limit = ready.max_model_len if params.truncate else None
+        if limit is None:
+            pairs = ([query, document] for document in documents)
+            check_texts(self._tokenizer, pairs, ready, field="documents", truncate_field="truncate")
+        query, *documents = (self._tokenizer.beginning(text, limit) for text in (query, *documents))
+        if len(query) * len(documents) > MAX_QUERIES:
+            raise InvalidRequest(
+                f"query: it is read with each of {len(documents)} documents, "
+                f"and may have {MAX_QUERIES // len(documents)} characters with so many",
+                param="query",
+            )
+        inputs = self._format.encode(query, documents, params.instruction, limit)
+        check_inputs(inputs, ready, field="documents", truncate_field="truncate")
+        return inputs

@@ -62,7 +62,8 @@ class SegmentEncoder:
                 self._length -= len(oldest)
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)  # does not hold the GIL
+        ids: list[int] = encoding.ids
         return ids
 
 

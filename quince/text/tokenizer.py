@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quince.errors import InvalidRequest, ModelLoadError
 from quince.text.detokenizer import Detokenizer
+from quince.text.length import LengthBound, groups
 from quince.text.segments import SegmentEncoder
 from quince.text.vocabulary import Vocabulary
 
 # One of these must be there; without any, transformers makes an empty tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tiktoken.model")
+# Characters of texts that are tokenized at once: what the tokenizer makes of a text takes a hundred times its size.
+GROUP = 2**18
+
+T = TypeVar("T")
 
 
 class Tokenizer:
@@ -44,6 +50,7 @@ class Tokenizer:
         self.has_file = (path / "tokenizer.json").is_file()
         self.vocabulary = Vocabulary(self._tokenizer.backend_tokenizer)
         self._segments = SegmentEncoder(self._tokenizer.backend_tokenizer)
+        self._length = LengthBound(self._tokenizer.backend_tokenizer)
         added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
         self._hidden_token_ids = frozenset(number for number, token in added.items() if token.special)
         # The tokens that a grammar cannot spell as text, with their ids: llguidance counts marks like <think> among
@@ -54,62 +61,82 @@ class Tokenizer:
             if token.special or (token.content.startswith("<") and token.content.endswith(">"))
         }
 
+    # All of these tokenize by batches, also of one text: single texts hold the GIL, on whatever thread.
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
-        except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
-            raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
+        with _refused_surrogates():
+            (encoding,) = self._encodings([text], len, add_special_tokens=add_special_tokens)
+            ids: list[int] = encoding.ids
+            return ids
 
     def encode_prompt(self, text: str) -> list[int]:
         """A rendered conversation, special tokens and all; fast if most of it was there before."""
-        try:
+        with _refused_surrogates():
             return self._segments.encode(text)
-        except (UnicodeEncodeError, TypeError) as error:  # lone surrogates
-            raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
+
+    def at_least(self, texts: Sequence[str], most: int) -> int | None:
+        """So many tokens do these texts have at least, together, which is far more than ``most``; None: it is not
+        certain that they have more. Takes about as long as tokenizing what is allowed."""
+        with _refused_surrogates():
+            return self._length.at_least(texts, most)
+
+    def beginning(self, text: str, most: int | None) -> str:
+        """Enough of ``text`` for its first ``most`` tokens (None: all of them), if it has so many; else all of it."""
+        return text if most is None else self._length.beginning(text, most)
 
     def encode_texts(self, texts: Sequence[str], *, max_length: int | None = None) -> list[list[int]]:
         """Each with the special tokens of a single text, which stay when it is cut to ``max_length`` tokens."""
         backend = self._tokenizer.backend_tokenizer
-        found = [encoding.ids for encoding in backend.encode_batch(list(texts))]
+        texts = [self.beginning(text, max_length) for text in texts]
+        found = [encoding.ids for encoding in self._encodings(texts, len)]
         if max_length is None:
             return found
         room = max(0, max_length - backend.num_special_tokens_to_add(False))
         for number, token_ids in enumerate(found):
             if len(token_ids) > max_length:
-                encoding = backend.encode(texts[number], add_special_tokens=False)
+                (encoding,) = backend.encode_batch_fast([texts[number]], add_special_tokens=False)
                 encoding.truncate(room)
                 found[number] = backend.post_process(encoding, None, True).ids
         return found
 
     def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
         """Without the special tokens of single texts; those that a text spells are read as such."""
-        encodings = self._tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in self._encodings(texts, len, add_special_tokens=False)]
 
     def encode_pairs(
         self, first: str, seconds: Sequence[str], *, max_length: int | None = None
     ) -> list[tuple[list[int], int | None]]:
         """``first`` with each of ``seconds``, joined by special tokens; and where the second's segment begins, if the
         model tells segments apart. Cut to ``max_length`` tokens, the longer text loses first."""
-        backend = self._tokenizer.backend_tokenizer
-        encodings = backend.encode_batch([(first, second) for second in seconds])
-        for number, encoding in enumerate(encodings):
+        pairs = [(first, second) for second in seconds]
+        found = []
+        for pair, encoding in zip(pairs, self._encodings(pairs, lambda pair: sum(map(len, pair))), strict=True):
+            one = encoding
             if max_length is not None and len(encoding.ids) > max_length:
-                encodings[number] = self._cut_pair(first, seconds[number], max_length)
-        return [(one.ids, one.type_ids.index(1) if 1 in one.type_ids else None) for one in encodings]
+                one = self._cut_pair(*pair, max_length)
+            found.append((one.ids, one.type_ids.index(1) if 1 in one.type_ids else None))
+        return found
 
     def _cut_pair(self, first: str, second: str, max_length: int) -> Any:
         backend = self._tokenizer.backend_tokenizer
-        one, two = (backend.encode(text, add_special_tokens=False) for text in (first, second))
+        one, two = backend.encode_batch_fast([first, second], add_special_tokens=False)
         room = max(0, max_length - backend.num_special_tokens_to_add(True))
         kept = min(len(two.ids), max(room - len(one.ids), room // 2))
         one.truncate(room - kept)
         two.truncate(kept)
         return backend.post_process(one, two, True)
 
+    def _encodings(
+        self, texts: Sequence[T], size: Callable[[T], int], *, add_special_tokens: bool = True
+    ) -> Iterator[Any]:
+        backend = self._tokenizer.backend_tokenizer
+        for group in groups(texts, size, GROUP):
+            yield from backend.encode_batch_fast(group, add_special_tokens=add_special_tokens)
+
     def cut(self, text: str, max_tokens: int) -> str:
         """The beginning of ``text``, of at most ``max_tokens`` tokens."""
-        encoding = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        backend = self._tokenizer.backend_tokenizer
+        (encoding,) = backend.encode_batch([self.beginning(text, max_tokens)], add_special_tokens=False)
         return text if len(encoding.ids) <= max_tokens else text[: encoding.offsets[max_tokens - 1][1]]
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str | None]:
@@ -156,6 +183,15 @@ class Tokenizer:
     def detokenizer(self, visible_token_ids: Collection[int] = ()) -> Detokenizer:
         """``visible_token_ids``: special tokens that are text all the same."""
         return Detokenizer(self._tokenizer.backend_tokenizer, self._hidden_token_ids, visible_token_ids)
+
+
+@contextlib.contextmanager
+def _refused_surrogates() -> Iterator[None]:
+    """Halves of surrogate pairs are no text."""
+    try:
+        yield
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InvalidRequest(f"the text cannot be tokenized: {error}") from error
 
 
 def processor_template(path: Path) -> str | None:

@@ -109,6 +109,10 @@ def test_pull_list_show_alias_remove(cli: Cli) -> None:
     assert "apache-2.0" in text and "512 tokens" in text and "little" in text
     assert {"alias": "little", "target": "tiny", "own": True} in cli.json("alias")
 
+    (cli.home / "config.yaml").write_text("models:\n  tiny:\n    alias: [small, wee]\n")
+    assert "tiny (little, small, wee) " in cli("list").stdout
+    assert cli.json("show", "wee")["aliases"] == ["little", "small", "wee"]
+
     assert cli("remove", "tiny").stdout == "removed tiny\n"
     assert cli.names() == DEMOS
     assert not any(one["own"] for one in cli.json("alias"))
@@ -147,9 +151,8 @@ def test_a_model_that_is_quantised(cli: Cli) -> None:
         (("alias", "a/b", "quince-demo"), ("a/b",)),
         (("alias", "a", "nothing"), ("nothing",)),
         (("serve", "nothing"), ("nothing", "quince pull")),
-        (("serve", "quince-demo", "--preload", "quince-demo"), ("--preload",)),
+        (("alias", "default", "quince-demo"), ("'default'", "first model")),
         (("serve", "--preload", "nothing"), ("nothing",)),
-        (("serve", "--model-type", "llm"), ("--model-type",)),
     ],
 )
 def test_problems_are_one_sentence(cli: Cli, args: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -165,6 +168,8 @@ def test_problems_are_one_sentence(cli: Cli, args: tuple[str, ...], words: tuple
         ("quantize", "quince-demo"),
         ("alias", "one"),
         ("list", "--nothing"),
+        ("serve", "quince-demo", "--preload", "quince-demo"),
+        ("serve", "--model-type", "llm"),
     ],
 )
 def test_wrong_usage(cli: Cli, args: tuple[str, ...]) -> None:

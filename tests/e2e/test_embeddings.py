@@ -82,6 +82,12 @@ def test_a_long_text_is_cut_if_asked_and_refused_if_not(pooling: ServerProcess) 
     assert error["code"] == "context_length_exceeded" and error["param"] == "input"
     assert "256 tokens at most, but input[1] has 352" in error["message"] and "truncate" in error["message"]
     assert_error_shape(pooling.post(PATH, {"model": "bert", "input": long, "truncate": "NONE"}), 400)
+    longer = long * 1000
+    error = assert_error_shape(pooling.post(PATH, {"model": "bert", "input": ["short", longer]}), 400)
+    assert "256 tokens at most, but input[1] has at least" in error["message"]
+    np.testing.assert_allclose(
+        vectors(pooling, input=longer, truncate=True), vectors(pooling, input=long[:254]), atol=1e-6
+    )
 
 
 def test_prompts_and_instructions(pooling: ServerProcess) -> None:

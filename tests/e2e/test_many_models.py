@@ -78,7 +78,8 @@ def engine_count(server: ServerProcess) -> int:
     count = 0
     for process in server.engines():
         with contextlib.suppress(psutil.NoSuchProcess):
-            count += "quince.engine.process" in process.cmdline()
+            # Between fork and exec, a compiler looks like the engine that starts it.
+            count += process.ppid() == server.pid and "quince.engine.process" in process.cmdline()
     return count
 
 

@@ -75,6 +75,9 @@ def test_long_documents_are_cut_if_asked_and_refused_if_not(pooling: ServerProce
         pooling.post("/v1/rerank", {"model": "bert-reranker", "query": "q", "documents": ["x", long]}), 400
     )
     assert error["code"] == "context_length_exceeded" and "documents[1]" in error["message"]
+    endless = {"model": "bert-reranker", "query": "q" * 100_000, "documents": ["x"] * 1000}
+    error = assert_error_shape(pooling.post("/v1/rerank", endless), 400)
+    assert "documents[0] has at least" in error["message"]
     wishes: list[tuple[dict[str, Any], int]] = [
         ({"truncate": True}, 256),
         ({"truncation": True}, 256),

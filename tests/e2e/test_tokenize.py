@@ -79,5 +79,11 @@ def test_what_is_wrong_is_a_400(pooling: ServerProcess, path: str, body: dict[st
     assert_error_shape(pooling.post(path, {"model": "bert", **body}), 400)
 
 
+def test_what_would_take_too_long_is_not_counted(pooling: ServerProcess) -> None:
+    body = {"model": "bert", "input": ["x" * 1_500_000] * 6}
+    error = assert_error_shape(pooling.post("/v1/tokenize", body), 400)
+    assert "there are at least 2" in error["message"]
+
+
 def test_an_unknown_model_is_a_404(pooling: ServerProcess) -> None:
     assert_error_shape(pooling.post("/v1/tokenize", {"model": "nobody", "input": "x"}), 404)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from quince.config import ServeConfig
-from quince.engine.messages import AddRequest
+from quince.engine.messages import AddRequest, EngineConfig
 from quince.errors import (
     EngineUnavailable,
     InsufficientMemory,
@@ -122,6 +122,11 @@ def engine_pid(manager: ModelManager, name: str) -> int:
     (model,) = (model for model in manager.models if model.name == name)
     assert model.engine.pid is not None
     return model.engine.pid
+
+
+def told(engine: Any) -> EngineConfig:
+    config: EngineConfig = engine._config
+    return config
 
 
 def loaded(manager: ModelManager) -> list[str]:
@@ -354,6 +359,39 @@ async def test_memory_makes_room(models: Models) -> None:
         assert loaded(manager) == ["three", "two"]
 
 
+async def test_engines_share_the_memory(models: Models) -> None:
+    models.add("one", "two", "three")
+    estimate = memory.estimate(models.store.get("one").manifest.description.size)
+    budget = 5 * estimate
+    async with models.manager(memory_budget=budget) as manager:
+
+        def limits() -> dict[str, int]:
+            """What the engines were told, with what their processes take besides."""
+            engines = {slot.stored.name: slot.engine for slot in manager.slots if slot.engine is not None}
+            return {name: told(engine).memory_limit + memory.ENGINE_OVERHEAD for name, engine in engines.items()}
+
+        await use(manager, "one")
+        assert limits() == {"one": 3 * estimate}
+        await use(manager, "two")
+        assert limits() == {"one": 3 * estimate, "two": estimate + estimate // 2}
+        await use(manager, "three")  # there is no room for it: the first one's is divided again
+        assert limits()["three"] < 3 * estimate
+        await use(manager, "one")
+        assert limits().keys() == {"one", "two", "three"} and sum(limits().values()) <= budget
+        assert models.loads("one") == 2
+
+
+async def test_memory_that_is_asked_for_is_given_and_kept_from_others(models: Models) -> None:
+    models.add("one", "two")
+    asked = 3 * memory.ENGINE_OVERHEAD
+    async with models.manager(memory_budget=2 * asked, memory_bytes=asked) as manager:
+        await use(manager, "one")
+        (engine,) = [slot.engine for slot in manager.slots if slot.engine is not None]
+        assert told(engine).memory_bytes == asked
+        await use(manager, "two")
+        assert loaded(manager) == ["two"]
+
+
 async def test_what_is_not_there_is_a_404_without_a_network_call(models: Models, default_hub: HubServer) -> None:
     async with models.manager() as manager:
         await use(manager, None)  # what no name means must not be what an empty one means
@@ -489,6 +527,20 @@ async def test_few_may_wait_for_a_load(models: Models) -> None:
         results = await asyncio.gather(*(use(manager, "one") for _ in range(5)), return_exceptions=True)
         assert sum(isinstance(result, QueueFull) for result in results) == 2
         assert sum(result == [1, 10] for result in results) == 3
+
+
+async def test_few_may_do_what_needs_no_engine(models: Models) -> None:
+    """Tokenizing, and looking for models."""
+    models.add("one")
+    async with models.manager(max_running_requests=2, queue_size=1) as manager:
+        async with manager.text("one"), manager.text("one"), manager.text("one"):
+            with pytest.raises(QueueFull, match="texts are being tokenized"):
+                async with manager.text("one"):
+                    pass
+        async with manager.text("one") as (name, _):
+            assert name == "one"
+        results = await asyncio.gather(*(manager.status(f"unknown-{n}") for n in range(5)), return_exceptions=True)
+        assert sorted(type(result).__name__ for result in results) == ["ModelNotFound"] * 3 + ["QueueFull"] * 2
 
 
 async def test_stopping_while_loading(models: Models) -> None:

@@ -11,6 +11,7 @@ from quince.config import ModelSection, ServeConfig
 from quince.errors import ModelNotFound, UsageError
 from quince.models.model_type import ModelType
 from quince.models.registry import ModelRegistry
+from quince.models.sections import ModelSections
 from quince.models.store import ModelStore
 from tests.models.conftest import write_model
 from tests.models.test_store import install
@@ -42,6 +43,14 @@ def test_a_section_is_for_what_its_name_means(registry: Any, name: str) -> None:
     only = registry({name: {"top_k": 5}}, model="one")
     assert top_k(only, "one") == 5
     assert registry({name: {"top_k": 5}}, model="two").settings(only.resolve("one").stored).top_k is None
+
+
+def test_the_aliases_of_a_model(tmp_path: Path, registry: Any) -> None:
+    sections = {"quinces/one": {"alias": ["a", "b"]}, "uno": {"alias": ["c"]}, "two": {"top_k": 1}}
+    found = registry(sections)
+    config = ServeConfig(models={name: ModelSection.model_validate(one) for name, one in sections.items()})
+    named = ModelSections(config, ModelStore(tmp_path / "home", cache=tmp_path / "no-cache"))
+    assert [named.aliases(found.resolve(name).stored) for name in ("one", "two")] == [["a", "b", "c"], []]
 
 
 def test_several_sections_that_mean_one_model_all_count(registry: Any) -> None:

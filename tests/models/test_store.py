@@ -106,7 +106,9 @@ def test_the_shipped_aliases_are_well_formed() -> None:
         assert target not in shipped()
 
 
-@pytest.mark.parametrize("alias", ["", ".hidden", "a/b", "../x", "a b", "x" * 129, "quince-demo", "tiny"])
+@pytest.mark.parametrize(
+    "alias", ["", ".hidden", "a/b", "../x", "a b", "x" * 129, "quince-demo", "tiny", "default", "model"]
+)
 def test_what_cannot_be_an_alias(store: ModelStore, tiny: Path, alias: str) -> None:
     install(store, tiny, "tiny")
     with pytest.raises(StoreError):

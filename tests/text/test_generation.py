@@ -145,6 +145,24 @@ async def test_a_prompt_without_room_for_an_answer_is_refused(tokenizer: Tokeniz
         [_ async for _ in generator.complete("r", [[1] * 100], GenerationParams())]
 
 
+async def test_what_is_far_too_long_is_refused_before_it_is_tokenized(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = make_generator(ScriptedEngine(tokenizer, "x"), tokenizer)
+    text = "So many words. " * 10_000
+    for name in ("encode", "encode_prompt", "decode"):
+        monkeypatch.setattr(tokenizer, name, None)
+    streams = [
+        generator.chat("r", [{"role": "user", "content": text}], GenerationParams()),
+        generator.complete("r", [text], GenerationParams(echo=True)),
+    ]
+    for stream in streams:
+        with pytest.raises(ContextLengthExceeded, match=r"100 tokens, but the prompt has at least 1[0-9]{4} tokens"):
+            await anext(stream)
+    with pytest.raises(ContextLengthExceeded, match="100 tokens, but the prompt has 20000 tokens"):
+        await anext(generator.complete("r", [[1] * 20_000], GenerationParams(echo=True)))
+
+
 @pytest.mark.parametrize("prompt", [[], [4096], [-1]])
 async def test_impossible_token_ids_are_refused(tokenizer: Tokenizer, prompt: list[int]) -> None:
     generator = make_generator(ScriptedEngine(tokenizer, "x"), tokenizer)

@@ -106,6 +106,6 @@ class Counting:
     def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
         return self._tokenizer.get_added_tokens_decoder()
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> object:
-        self.characters += len(text)
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> object:
+        self.characters += sum(map(len, texts))
+        return self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)

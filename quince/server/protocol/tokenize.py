@@ -12,6 +12,7 @@ from quince.server.protocol.embeddings import TokenId
 from quince.server.protocol.openai import Name, Text, Wire
 from quince.server.protocol.openai_chat import MAX_TOOLS, ChatMessage, ToolDefinition, template_messages
 from quince.text.chat import ChatParams, ToolChoice
+from quince.text.length import characters
 
 MAX_INPUTS = 2048
 
@@ -47,6 +48,11 @@ class TokenizeRequest(Wire):
     @property
     def texts(self) -> str | list[str] | None:
         return self.prompt if self.input is None else self.input
+
+    @property
+    def size(self) -> int:
+        """In characters."""
+        return characters(self.model_dump(include={"input", "prompt", "messages", "tools"}))
 
     def conversation(self) -> list[dict[str, Any]]:
         """Raises InvalidRequest for images and videos."""

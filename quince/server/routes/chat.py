@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -47,18 +47,21 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
     """Answer a conversation, at once or streamed."""
     params = body.params()
     messages, media = body.template_messages()
-    model = await state.acquire(body.model)
     request_id = new_id("chatcmpl")
-    events = model.generator.chat(request_id, messages, params, media)
-    head = _Head(request_id, body.model or model.name, logprobs=params.logprobs is not None)
+
+    async def begin() -> tuple[Events, _Head]:
+        model = await state.acquire(body.model, streaming=bool(body.stream))
+        events = model.generator.chat(request_id, messages, params, media)
+        return events, _Head(request_id, body.model or model.name, logprobs=params.logprobs is not None)
+
     if body.stream:
         return sse.EventStream(
-            _stream(events, head, include_usage=body.include_usage),
+            _stream(begin, include_usage=body.include_usage),
             encode_error=encode_error,
             headers={REQUEST_ID_HEADER: request_id},
             keepalive_interval=state.config.keepalive_interval,
         )
-    answer = await while_connected(request, _collect(events, head, params.n))
+    answer = await while_connected(request, _collect(*await begin(), params.n))
     return client_closed() if answer is None else json_response(answer, X_Request_Id=request_id)
 
 
@@ -83,8 +86,14 @@ class _Head:
         return sse.event(msgspec.json.encode(chunk))
 
 
-async def _stream(events: Events, head: _Head, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """For each choice the role once, what it says as it comes, and the reason; usage if asked for; the end mark."""
+async def _stream(
+    begin: Callable[[], Awaitable[tuple[Events, _Head]]], *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """For each choice the role once, what it says as it comes, and the reason; usage if asked for; the end mark.
+
+    ``begin`` waits until the model is loaded: within the stream, which is kept alive meanwhile.
+    """
+    events, head = await begin()
     begun: set[int] = set()
     ends: list[Finished] = []
     async with aclosing(events) as source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -26,18 +26,21 @@ Events = AsyncGenerator[tuple[int, Event], None]
 async def create_completion(body: CompletionRequest, request: Request, state: State) -> object:
     """Continue texts, at once or streamed."""
     params, prompts = body.params(), body.prompts
-    model = await state.acquire(body.model)
     request_id = new_id("cmpl")
-    events = model.generator.complete(request_id, prompts, params)
-    make = _Maker(request_id, body.model or model.name, params)
+
+    async def begin() -> tuple[Events, _Maker]:
+        model = await state.acquire(body.model, streaming=bool(body.stream))
+        events = model.generator.complete(request_id, prompts, params)
+        return events, _Maker(request_id, body.model or model.name, params)
+
     if body.stream:
         return sse.EventStream(
-            _stream(events, make, include_usage=body.include_usage),
+            _stream(begin, include_usage=body.include_usage),
             encode_error=encode_error,
             headers={REQUEST_ID_HEADER: request_id},
             keepalive_interval=state.config.keepalive_interval,
         )
-    answer = await while_connected(request, _collect(events, make, len(prompts) * params.n))
+    answer = await while_connected(request, _collect(*await begin(), len(prompts) * params.n))
     return client_closed() if answer is None else json_response(answer, X_Request_Id=request_id)
 
 
@@ -68,7 +71,11 @@ class _Maker:
         return None if wanted is None else TextLogprobs.of(tokens, offset, top=wanted > 0)
 
 
-async def _stream(events: Events, make: _Maker, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _stream(
+    begin: Callable[[], Awaitable[tuple[Events, _Maker]]], *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """``begin`` waits until the model is loaded: within the stream, which is kept alive meanwhile."""
+    events, make = await begin()
     offsets: defaultdict[int, int] = defaultdict(int)
     ends: dict[int, Finished] = {}
     async with aclosing(events) as source:

@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from quince.errors import InvalidRequest
 from quince.models.loaded import ModelText
 from quince.server.dependencies import State, json_response
 from quince.server.protocol.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
@@ -13,13 +14,14 @@ from quince.text.generation import maybe_on_thread
 
 router = APIRouter(tags=["Tokens"])
 
+MAX_TOKENS = 2**20
+
 
 @router.post("/v1/tokenize", response_model=None)
 async def tokenize(body: TokenizeRequest, state: State) -> Response:
     """The tokens of texts, or of a conversation as chat would begin with it; of any model, loaded or not."""
-    name, text = await state.manager.text(body.model)
-    size = len(str(body.texts)) + sum(len(str(message)) for message in body.messages or ())
-    lists = await maybe_on_thread(lambda: _tokenize(body, text), size)
+    async with state.manager.text(body.model) as (name, text):
+        lists = await maybe_on_thread(lambda: _tokenize(body, text), body.size)
     several = isinstance(body.texts, list)
     answer = TokenizeAnswer(
         model=body.model or name,
@@ -32,9 +34,16 @@ async def tokenize(body: TokenizeRequest, state: State) -> Response:
 
 
 def _tokenize(body: TokenizeRequest, text: ModelText) -> list[list[int]]:
+    def check(*texts: str) -> None:
+        least = text.tokenizer.at_least(texts, MAX_TOKENS)
+        if least is not None:
+            raise InvalidRequest(f"there are at least {least} tokens in this, and {MAX_TOKENS} are counted at once")
+
     if body.texts is None:
-        return [text.prompter.prepare(body.conversation(), body.chat_params(), None).token_ids]
+        messages, params = body.conversation(), body.chat_params()
+        return [text.prompter.prepare(messages, params, None, check_text=check).token_ids]
     texts = [body.texts] if isinstance(body.texts, str) else body.texts
+    check(*texts)
     return text.tokenizer.encode_texts(texts) if body.add_special_tokens else text.tokenizer.encode_bare(texts)
 
 
@@ -46,9 +55,9 @@ def _spelled(lists: list[list[int]], text: ModelText, *, several: bool) -> list[
 @router.post("/v1/detokenize", response_model=None)
 async def detokenize(body: DetokenizeRequest, state: State) -> Response:
     """The text of tokens, special ones included."""
-    name, text = await state.manager.text(body.model)
     lists = body.lists
-    texts = await maybe_on_thread(lambda: [text.tokenizer.decode_known(one) for one in lists], sum(map(len, lists)))
+    async with state.manager.text(body.model) as (name, text):
+        texts = await maybe_on_thread(lambda: [text.tokenizer.decode_known(one) for one in lists], sum(map(len, lists)))
     model = body.model or name
     answer = (
         DetokenizeAnswer(model=model, texts=texts) if body.several else DetokenizeAnswer(model=model, text=texts[0])
