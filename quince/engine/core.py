@@ -32,7 +32,7 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
-POOL_SHARE = 8  # that part of an engine's memory may be buffers that nothing uses: other programs need some, too
+POOL_SHARE = 16  # that part of an engine's memory may be buffers that nothing uses: other programs need some, too
 
 # What a model's own code may raise for images that it stumbles over.
 _FORWARD_FAILURES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)

@@ -138,7 +138,7 @@ def test_two_starts_at_once(quince: Quince) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
-        (("--port", "99999"), 1, "--port"),
+        (("--port", "99999"), 2, "--port"),
         (("--nothing",), 2, "--nothing"),
         (("one", "two"), 2, "two"),
         (("no-such-model",), 1, "no-such-model"),
