@@ -1,8 +1,10 @@
-"""How much memory there is for a model and its caches."""
+"""What the device that MLX computes on has, and how it is used best."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -25,6 +27,20 @@ def gains_from_even_rows() -> bool:
     """Whether several rows of one length decode faster by what is known of that: an offset that is a number, attention
     without a mask. On CUDA they take a fifth longer than rows of different lengths do (benchmarks/README.md)."""
     return not (mx.cuda.is_available() and mx.default_device().type == mx.gpu)
+
+
+def share_cores() -> None:
+    """Keep the threads of MLX's CPU build from stopping each other; called before MLX has any but the caller's.
+
+    One thread hands operations over, another one computes them. Linux lets a thread that is woken interrupt what runs,
+    so that they take turns at every single operation, on one core; as a batch job it does not, and operations
+    are handed over while others are computed. A model that takes 1 ms a step is a third faster for that beside
+    other processes (benchmarks/README.md). On other systems, and with a GPU, there is nothing to do."""
+    if sys.platform != "linux" or mx.default_device().type != mx.cpu:
+        return
+    with contextlib.suppress(PermissionError):  # of a sandbox
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _default_budget() -> int:

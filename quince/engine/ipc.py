@@ -57,12 +57,13 @@ def remove_socket(address: str) -> None:
         path.parent.rmdir()
 
 
-def _frame(message: object) -> bytes:
+def frame(message: object) -> bytes:
+    """A message as it is sent."""
     payload = _encoder.encode(message)
     return len(payload).to_bytes(LENGTH_BYTES, "big") + payload
 
 
-class _Frames:
+class Frames:
     """Puts messages together again out of a stream of bytes."""
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class ChildSocket(Generic[Received, Sent]):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._socket.connect(address)
         self._decoder = decoder
-        self._frames = _Frames()
+        self._frames = Frames()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         self._poller = select.poll()
@@ -138,7 +139,7 @@ class ChildSocket(Generic[Received, Sent]):
     def send(self, message: Sent) -> None:
         """Hand the message over. It is lost if the other process is gone."""
         with contextlib.suppress(ConnectionError):
-            self._socket.sendall(_frame(message))
+            self._socket.sendall(frame(message))
 
     def __enter__(self) -> Self:
         return self
@@ -168,11 +169,12 @@ class ParentSocket(asyncio.Protocol, Generic[Received, Sent]):
         """Raises OSError if the socket cannot be made."""
         self._address = address
         self._decoder = decoder
-        self._frames = _Frames()
+        self._frames = Frames()
         self._payloads: deque[bytes] = deque()
         self._arrived = asyncio.Event()
         self._unsent: list[bytes] = []  # until the child is there
         self._transport: asyncio.WriteTransport | None = None
+        self._connection: socket.socket | None = None
         self._connecting: asyncio.Task[object] | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -188,8 +190,8 @@ class ParentSocket(asyncio.Protocol, Generic[Received, Sent]):
         """The child has come: there is one."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener.fileno())
-        connection, _ = self._listener.accept()
-        self._connecting = loop.create_task(loop.connect_accepted_socket(lambda: self, connection))
+        self._connection, _ = self._listener.accept()
+        self._connecting = loop.create_task(loop.connect_accepted_socket(lambda: self, self._connection))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by class
@@ -211,19 +213,20 @@ class ParentSocket(asyncio.Protocol, Generic[Received, Sent]):
         """Hand the messages over, all at once, without waiting: what is on its way is bounded by the requests that are
         open."""
         if self._transport is None:
-            self._unsent.append(_frame(messages))
+            self._unsent.append(frame(messages))
         elif not self._transport.is_closing():
-            self._transport.write(_frame(messages))
+            self._transport.write(frame(messages))
 
     def close(self) -> None:
         """What the child has not read is lost."""
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
         self._listener.close()
         Path(self._address).unlink(missing_ok=True)
-        if self._connecting is not None:
-            self._connecting.cancel()
         if self._transport is not None:
             self._transport.abort()
+        elif self._connecting is not None and self._connection is not None:
+            self._connecting.cancel()
+            self._connection.close()
 
 
 class ClientSocket(ParentSocket[FromEngine, ToEngine]):

@@ -139,6 +139,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
 
     from quince.engine.adapters import AdapterForward
     from quince.engine.core import CoreConfig, make_core
+    from quince.engine.device import share_cores
     from quince.engine.forward import Forward, TextForward
     from quince.engine.kv_layout import KVQuantization
     from quince.engine.loader import load
@@ -146,6 +147,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
     from quince.engine.vision import VisionForward, feature_bytes
     from quince.engine.vision_loader import load_vision
 
+    share_cores()
     adapter = None if config.adapter_path is None else Path(config.adapter_path)
     tier = _make_tier(config, wake)  # it reads what there is while the model is loaded
     load_model = load_vision if config.vision else load
@@ -196,10 +198,12 @@ def _make_tier(config: EngineConfig, wake: Callable[[], None]) -> DiskTier | Non
 def _make_pooling(config: EngineConfig, _wake: Callable[[], None]) -> tuple[Core, Ready]:
     import mlx.core as mx
 
+    from quince.engine.device import share_cores
     from quince.engine.pooling_core import PoolingCore
     from quince.engine.pooling_model import load
     from quince.engine.pooling_runner import PoolingRunner
 
+    share_cores()
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
     core = PoolingCore(PoolingRunner(model.head, model.decoder), max_batch_tokens=config.prefill_chunk_size)
     return core, Ready(
