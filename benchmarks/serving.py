@@ -27,7 +27,7 @@ from benchmarks.results import Run, median, summarise
 from quince.bench.workload import Load
 
 KNOWN = ("batch-generator", "quince", "mlx-lm")
-PACKAGES = ("quince", "mlx", "mlx-cuda-13", "mlx-lm", "mlx-vlm", "uvicorn", "uvloop", "msgspec", "pyzmq")
+PACKAGES = ("quince", "mlx", "mlx-cuda-13", "mlx-lm", "mlx-vlm", "uvicorn", "uvloop", "msgspec")
 WARM_UP_TOKENS = 16
 
 
