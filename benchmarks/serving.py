@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from benchmarks import arrivals, chart, report
+from benchmarks import arrivals, chart, mix, report
 from benchmarks.contenders import Contender, Http, InProcess, mlx_lm_server, quince
 from benchmarks.models import SHAPES, ensure
 from benchmarks.processes import Worker, stdout_of
@@ -29,6 +30,7 @@ from quince.bench.workload import Load
 KNOWN = ("batch-generator", "quince", "mlx-lm")
 PACKAGES = ("quince", "mlx", "mlx-cuda-13", "mlx-lm", "mlx-vlm", "uvicorn", "uvloop", "msgspec")
 WARM_UP_TOKENS = 16
+SCENARIOS: dict[str, Any] = {"arrivals": arrivals, "mix": mix}  # each with measure and table
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,14 +48,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--repeats", type=int, default=3)
     add("--interleave", action="store_true", help="all concurrencies in every repeat, to compare them with each other")
     add("--client-processes", type=int, default=1 if (os.cpu_count() or 1) <= 2 else 4)
-    add("--scenario", choices=("load", "arrivals"), default="load")
+    add("--scenario", choices=("load", "arrivals", "mix"), default="load")
     add("--running", type=int, default=8, help="arrivals: streams that run")
     add("--running-tokens", type=int, default=1024, help="arrivals: length of their answers")
     add("--arrivals", type=int, default=30, help="arrivals: prompts that arrive")
     add("--arrival-prompt-tokens", type=int, help="arrivals: words of their prompts  [as many as those of the streams]")
     add("--arrival-interval", type=float, default=0.1, help="arrivals: seconds between them")
-    add("--arrival-tokens", type=int, default=16, help="arrivals: length of their answers")
+    add("--arrival-tokens", type=int, default=16, help="arrivals, mix: length of their answers")
     add("--arrival-delay", type=float, default=1.0, help="arrivals: seconds until the first")
+    add("--mix-tokens", type=int, nargs="+", default=[30000, 5000, *[10] * 20], help="mix: words of the prompts")
     add("--quince-args", default="", help="more arguments for quince serve, in one string")
     add("--out", type=Path, help="write all results as JSON")
     add("--keep-times", action="store_true", help="with --out: keep the time of every piece of text")
@@ -74,8 +77,11 @@ def _fill_in(options: argparse.Namespace) -> argparse.Namespace:
 def contenders(options: argparse.Namespace) -> Iterator[list[Contender]]:
     """Everyone who takes part, started and running side by side; idle ones use next to nothing."""
     model = ensure(options.model, options.models_dir) if options.model in SHAPES else Path(options.model)
-    arriving = options.running + options.arrivals
-    size = max(8, *options.concurrency) if options.scenario == "load" else arriving
+    size = {
+        "load": max(8, *options.concurrency),
+        "arrivals": options.running + options.arrivals,
+        "mix": len(options.mix_tokens),
+    }[options.scenario]
     started: list[Contender] = []
     players = [Worker("quince.bench.client") for _ in range(options.client_processes)]
     with tempfile.TemporaryDirectory() as logs, contextlib.ExitStack() as stack:
@@ -191,10 +197,11 @@ def main() -> None:
     about = environment(options)
     print(f"model {options.model} on {options.device}; {about['gpu'] or about['platform']}; {about['versions']}\n")
     with contenders(options) as who:
-        if options.scenario == "arrivals":
-            measured = list(arrivals.measure(options, who))
-            print(arrivals.table(measured))
-            save(options.out, {"environment": about, "arrivals": measured})
+        if options.scenario != "load":
+            scenario = SCENARIOS[options.scenario]
+            measured = list(scenario.measure(options, who))
+            print(scenario.table(measured))
+            save(options.out, {"environment": about, options.scenario: measured})
             return
         runs = measure_load(options, who)
     print(report.serving(runs))
