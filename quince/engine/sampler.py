@@ -22,8 +22,12 @@ from quince.sampling import SamplingParams
 NO_LOGPROB = -9999.0
 # A top_p below what float32 can tell from 0 would filter nothing.
 MIN_TOP_P = 1e-6
+MOST = 2**31 - 1  # as a top_k: more than any vocabulary has
 # Alternatives that are looked for whenever somebody asks for any: the same ones, whoever else is in the batch.
 TOP_LOGPROBS = 20
+
+# Steps whose random numbers go to the device together: every time costs a GPU what some passes over the vocabulary do.
+DRAWS_AHEAD = 32
 
 Seeds = npt.NDArray[np.uint64]
 
@@ -68,11 +72,13 @@ class Sampler:
         self._top_logprobs = (TOP_LOGPROBS if any(asked) else 0) if asked else None
         if self._all_greedy:
             return
-        self._seeds = np.array([row.seed for row in params], dtype=np.uint64)
+        self._draws = Draws([row.seed for row in params])
         self._greedy_rows = mx.array(greedy) if any(greedy) else None
         self._temperature = _column([1.0 if row.greedy else row.temperature for row in params])
         sampled = [row for row in params if not row.greedy]
-        self._top_k = [row.top_k for row in params] if any(row.top_k for row in sampled) else None
+        self._top_k = (
+            mx.array([min(row.top_k, MOST) for row in params])[:, None] if any(row.top_k for row in sampled) else None
+        )
         self._top_p = (
             _column([max(row.top_p, MIN_TOP_P) for row in params]) if any(row.top_p < 1 for row in sampled) else None
         )
@@ -112,7 +118,7 @@ class Sampler:
         if lowest is not None:
             mass = mx.where(scaled >= lowest, mass, 0.0)  # ties with the lowest are kept
         cumulative = mx.cumsum(mass, axis=-1)
-        point = mx.array(uniform(self._seeds, generated))[:, None] * cumulative[:, -1:]
+        point = self._draws.take(generated) * cumulative[:, -1:]
         # The first token whose cumulative mass exceeds the point: it has a mass of its own.
         return mx.argmax(cumulative > point, axis=-1).astype(mx.int32)
 
@@ -121,8 +127,8 @@ class Sampler:
         vocabulary = ascending.shape[-1]
         lowest = None
         if self._top_k is not None:
-            first = [vocabulary - min(k, vocabulary) if k else 0 for k in self._top_k]
-            lowest = mx.take_along_axis(ascending, mx.array(first)[:, None], axis=-1)
+            first = mx.where(self._top_k > 0, mx.maximum(vocabulary - self._top_k, 0), 0)
+            lowest = mx.take_along_axis(ascending, first, axis=-1)
         if self._top_p is not None:
             mass = mx.exp(ascending - highest)
             if lowest is not None:
@@ -137,7 +143,27 @@ class Sampler:
         return lowest
 
 
-def uniform(seeds: Seeds, counters: Sequence[int]) -> npt.NDArray[np.float32]:
+class Draws:
+    """The rows' random numbers, made and handed to the device for several steps at once."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = np.array(seeds, dtype=np.uint64)
+        self._numbers: mx.array | None = None  # float32 [DRAWS_AHEAD, rows, 1]
+        self._step = 0
+        self._counters: list[int] = []  # of that step
+
+    def take(self, counters: Sequence[int]) -> mx.array:
+        """float32 [rows, 1], one number for each row's seed and count of generated tokens."""
+        if self._numbers is None or self._step == DRAWS_AHEAD or self._counters != counters:
+            steps = np.arange(DRAWS_AHEAD)[:, None] + np.asarray(counters)
+            self._numbers, self._step = mx.array(uniform(self._seeds, steps)[:, :, None]), 0
+        numbers = self._numbers[self._step]
+        self._step += 1
+        self._counters = [counter + 1 for counter in counters]
+        return numbers
+
+
+def uniform(seeds: Seeds, counters: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """One float32 in [0, 1) per (seed, counter): the SplitMix64 finaliser (Steele et al., 2014) over both."""
     with np.errstate(over="ignore"):
         x = _mix(seeds + np.uint64(0x9E3779B97F4A7C15))

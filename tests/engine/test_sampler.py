@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from quince.engine.penalties import RowHistory
-from quince.engine.sampler import Sampler, uniform
+from quince.engine.sampler import DRAWS_AHEAD, Draws, Sampler, uniform
 from quince.sampling import SamplingParams
 
 VOCABULARY = 50
@@ -111,6 +111,15 @@ def test_uniform_is_uniform_and_independent_of_its_neighbours() -> None:
 def test_a_temperature_too_small_to_divide_by_is_greedy(logits: mx.array) -> None:
     rows = [SamplingParams(max_tokens=1, temperature=t, seed=1) for t in (1e-45, 1e-38, 1e-6, 1e-4)]
     assert sample(mx.broadcast_to(logits, (4, VOCABULARY)), rows) == [int(mx.argmax(logits))] * 4
+
+
+def test_numbers_made_ahead_are_those_of_their_steps() -> None:
+    """Over more steps than are made at once, and after a jump."""
+    seeds, draws = [3, 2**64 - 1], Draws([3, 2**64 - 1])
+    for step in [*range(3 * DRAWS_AHEAD), 7, 8, 1000, 7]:
+        counters = [step, 5 + step]
+        expected = uniform(np.array(seeds, dtype=np.uint64), counters)
+        assert draws.take(counters).tolist() == expected[:, None].tolist()
 
 
 def test_large_seeds() -> None:
