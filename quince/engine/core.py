@@ -12,7 +12,7 @@ import mlx.core as mx
 from llguidance import LLMatcher
 
 from quince.engine.batch import Batch
-from quince.engine.device import memory_budget
+from quince.engine.device import compiles_kernels, memory_budget
 from quince.engine.disk_cache import DiskCache
 from quince.engine.disk_tier import DiskTier
 from quince.engine.forward import Forward
@@ -71,7 +71,7 @@ def make_core(
         quantization=quantization,
         write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
     )
-    pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds)
+    pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds, compiles=compiles_kernels())
     memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config, forward.reserved_bytes), max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
     if not support.batches:

@@ -29,6 +29,11 @@ def gains_from_even_rows() -> bool:
     return not (mx.cuda.is_available() and mx.default_device().type == mx.gpu)
 
 
+def compiles_kernels() -> bool:
+    """Whether a computation of new shapes may take much longer than the same one later."""
+    return bool(mx.default_device().type == mx.gpu)
+
+
 def share_cores() -> None:
     """Keep the threads of MLX's CPU build from stopping each other; called before MLX has any but the caller's.
 

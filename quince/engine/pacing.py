@@ -14,6 +14,8 @@ GRAIN = 32  # budgets are multiples of it, so that the device sees few different
 MEMORY = 32  # steps whose times are remembered
 FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
 MAX_SHAPES = 10_000
+FIRST_TOKENS = 512  # without kernels to compile: a step's tokens until one has been measured
+GROWTH = 4  # and how many times the largest one so far a step may take then
 
 
 class PrefillPacer:
@@ -23,13 +25,17 @@ class PrefillPacer:
     what fits ALONE; never more than ``max_tokens``.
 
     A device may compile kernels for a shape that it sees for the first time, which takes seconds on CUDA. Such a step
-    must not count: small budgets make new shapes, which would look dear again, and so on for ever.
+    must not count: small budgets make new shapes, which would look dear again, and so on for ever. A device that does
+    not compile is believed at once; what a step takes there can be much more than a first estimate from a short prompt
+    says (a CPU's attention costs the square of the length), so steps grow by GROWTH at most.
     """
 
-    def __init__(self, *, max_tokens: int, token_seconds: float = 0.0) -> None:
-        """``token_seconds``: a first estimate; 0 if there is none."""
+    def __init__(self, *, max_tokens: int, token_seconds: float = 0.0, compiles: bool = True) -> None:
+        """``token_seconds``: a first estimate; 0 if there is none. ``compiles``: kernels, for new shapes."""
         self._max_tokens = max_tokens
         self._first_estimate = token_seconds
+        self._compiles = compiles
+        self._most_tokens = max_tokens if compiles else FIRST_TOKENS  # that a step may take until it has been measured
         self._decode_seconds: deque[float] = deque(maxlen=MEMORY)
         self._prefills: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens, seconds per token
         self._shapes: set[Hashable] = set()
@@ -44,14 +50,16 @@ class PrefillPacer:
         known = shape in self._shapes
         if not known and len(self._shapes) < MAX_SHAPES:
             self._shapes.add(shape)
-        if known or cost <= FIRST_TIME_FACTOR * self._token_cost():
+        if known or not self._compiles or cost <= FIRST_TIME_FACTOR * self._token_cost():
             self._prefills.append((tokens, cost))
+        self._most_tokens = max(self._most_tokens, GROWTH * tokens)
 
     def budget(self, *, decoding: bool) -> int:
         step = self._decode_step()
         room = max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
         cost = self._token_cost()
-        tokens = self._max_tokens if cost * self._max_tokens <= room else int(room / cost) // GRAIN * GRAIN
+        most = min(self._max_tokens, self._most_tokens)
+        tokens = most if cost * most <= room else int(room / cost) // GRAIN * GRAIN
         return max(tokens, min(MIN_TOKENS, self._max_tokens))
 
     @property

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quince.engine.pacing import ALONE, GRAIN, MIN_TOKENS, PrefillPacer
+from quince.engine.pacing import ALONE, FIRST_TOKENS, GRAIN, GROWTH, MIN_TOKENS, PrefillPacer
 
 
 def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPacer:
@@ -52,6 +52,23 @@ def test_compiling_new_shapes_does_not_look_like_a_slow_device() -> None:
     for shape in range(100):
         pacer.observe_prefill(shape, 500, 2.0, decoding=True)
     assert pacer.budget(decoding=True) == 4096
+
+
+def test_without_kernels_to_compile_a_first_step_is_believed() -> None:
+    """The first estimate comes from a short prompt, and says nothing of attention over a long one."""
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-5, compiles=False)
+    pacer.observe_prefill("new", 500, 500 * 2e-3, decoding=False)
+    assert pacer.budget(decoding=False) == int(ALONE / 2e-3) // GRAIN * GRAIN
+
+
+def test_without_kernels_to_compile_steps_grow_as_they_are_measured() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-6, compiles=False)
+    budgets = []
+    for shape in range(3):
+        budgets.append(pacer.budget(decoding=False))
+        pacer.observe_prefill(shape, budgets[-1], budgets[-1] * 1e-6, decoding=False)
+    assert budgets == [FIRST_TOKENS, GROWTH * FIRST_TOKENS, 4096]
+    assert PrefillPacer(max_tokens=100, compiles=False).budget(decoding=False) == 100
 
 
 def test_a_device_that_is_slow_in_every_new_shape_is_slow() -> None:
