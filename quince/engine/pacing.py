@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Hashable
 
 TARGET_GAP = 0.1  # seconds between two tokens of a running stream that nobody minds
 GAP_FACTOR = 3  # on a slow device, that many of its ordinary steps instead
@@ -14,8 +13,10 @@ GRAIN = 32  # budgets are multiples of it, so that the device sees few different
 MEMORY = 32  # steps whose times are remembered
 FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
 MAX_SHAPES = 10_000
-FIRST_TOKENS = 512  # without kernels to compile: a step's tokens until one has been measured
-GROWTH = 4  # and how many times the largest one so far a step may take then
+FIRST_LEVEL = 6  # of the prompt that a first estimate comes from (see support.py)
+RECENT = 8  # steps of each depth whose times are remembered
+
+Shape = tuple[int, int, int]  # see Batch.prefill_shape
 
 
 class PrefillPacer:
@@ -23,56 +24,112 @@ class PrefillPacer:
 
     Beside decoding rows a budget is what fits the larger of TARGET_GAP and GAP_FACTOR median decode steps, otherwise
     what fits ALONE; never more than ``max_tokens``.
-
-    A device may compile kernels for a shape that it sees for the first time, which takes seconds on CUDA. Such a step
-    must not count: small budgets make new shapes, which would look dear again, and so on for ever. A device that does
-    not compile is believed at once; what a step takes there can be much more than a first estimate from a short prompt
-    says (a CPU's attention costs the square of the length), so steps grow by GROWTH at most.
     """
 
     def __init__(self, *, max_tokens: int, token_seconds: float = 0.0, compiles: bool = True) -> None:
-        """``token_seconds``: a first estimate; 0 if there is none. ``compiles``: kernels, for new shapes."""
+        """``token_seconds``: a first estimate, of a short prompt; 0 if there is none. ``compiles``: whether the device
+        compiles kernels for new shapes."""
         self._max_tokens = max_tokens
-        self._first_estimate = token_seconds
-        self._compiles = compiles
-        self._most_tokens = max_tokens if compiles else FIRST_TOKENS  # that a step may take until it has been measured
+        self._costs: _EvenCosts | _CostsByDepth = (_EvenCosts if compiles else _CostsByDepth)(token_seconds)
         self._decode_seconds: deque[float] = deque(maxlen=MEMORY)
-        self._prefills: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens, seconds per token
-        self._shapes: set[Hashable] = set()
 
     def observe_decode(self, seconds: float) -> None:
         """A step that only decoded took ``seconds``."""
         self._decode_seconds.append(seconds)
 
-    def observe_prefill(self, shape: Hashable, tokens: int, seconds: float, *, decoding: bool) -> None:
+    def observe_prefill(self, shape: Shape, tokens: int, seconds: float, *, decoding: bool) -> None:
         """A step that prefilled ``tokens`` (padding included) in this shape, beside decoding rows or not."""
         cost = max(seconds - (self._decode_step() if decoding else 0.0), 0.0) / tokens
-        known = shape in self._shapes
-        if not known and len(self._shapes) < MAX_SHAPES:
-            self._shapes.add(shape)
-        if known or not self._compiles or cost <= FIRST_TIME_FACTOR * self._token_cost():
-            self._prefills.append((tokens, cost))
-        self._most_tokens = max(self._most_tokens, GROWTH * tokens)
+        self._costs.observe(shape, tokens, cost)
 
-    def budget(self, *, decoding: bool) -> int:
+    def budget(self, *, decoding: bool, start: int = 0) -> int:
+        """``start``: how much of its prompt is there already of the request that is furthest."""
         step = self._decode_step()
         room = max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
-        cost = self._token_cost()
-        most = min(self._max_tokens, self._most_tokens)
-        tokens = most if cost * most <= room else int(room / cost) // GRAIN * GRAIN
+        tokens = self._costs.within(room, start, self._max_tokens)
+        if tokens < self._max_tokens:
+            tokens = tokens // GRAIN * GRAIN
         return max(tokens, min(MIN_TOKENS, self._max_tokens))
 
     @property
     def token_seconds(self) -> float:
-        """What a token of a prompt costs; 0 if that is not known yet."""
-        return self._token_cost()
+        """What a token of a long prompt costs; 0 if that is not known yet."""
+        return self._costs.usual()
 
     def _decode_step(self) -> float:
         return statistics.median(self._decode_seconds) if self._decode_seconds else 0.0
 
-    def _token_cost(self) -> float:
+
+class _EvenCosts:
+    """For devices whose prompt tokens cost about the same wherever they are, since starting kernels and reading weights
+    is most of it.
+
+    Such a device may compile kernels for a shape that it sees for the first time, which takes seconds on CUDA. Such a
+    step must not count: small budgets make new shapes, which would look dear again, and so on for ever.
+    """
+
+    def __init__(self, first_estimate: float) -> None:
+        self._first_estimate = first_estimate
+        self._observed: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens, seconds per token
+        self._shapes: set[Shape] = set()
+
+    def observe(self, shape: Shape, tokens: int, cost: float) -> None:
+        known = shape in self._shapes
+        if not known and len(self._shapes) < MAX_SHAPES:
+            self._shapes.add(shape)
+        if known or cost <= FIRST_TIME_FACTOR * self.usual():
+            self._observed.append((tokens, cost))
+
+    def within(self, room: float, _start: int, most: int) -> int:
+        """Tokens that take ``room`` seconds, up to ``most``."""
+        cost = self.usual()
+        return most if cost * most <= room else int(room / cost)
+
+    def usual(self) -> float:
         """Seconds per token as the larger half of the remembered steps had it: small ones are mostly overhead."""
-        if not self._prefills:
+        if not self._observed:
             return self._first_estimate
-        larger = sorted(self._prefills)[len(self._prefills) // 2 :]
+        larger = sorted(self._observed)[len(self._observed) // 2 :]
         return statistics.median(cost for _, cost in larger)
+
+
+class _CostsByDepth:
+    """For devices where attention is most of it, which costs the square of a prompt's length, and nothing is compiled:
+    MLX's CPU build.
+
+    Depths are levels, each twice as deep as the one before; a level that nothing was computed in yet is taken to cost
+    twice as much as the one before. It never costs more.
+    """
+
+    def __init__(self, first_estimate: float) -> None:
+        self._first_estimate = first_estimate
+        self._observed: dict[int, deque[float]] = {}  # by level: seconds per token
+
+    def observe(self, shape: Shape, _tokens: int, cost: float) -> None:
+        _, width, start = shape
+        self._observed.setdefault(_level(start + width), deque(maxlen=RECENT)).append(cost)
+
+    def within(self, room: float, start: int, most: int) -> int:
+        """Tokens from ``start`` on that take ``room`` seconds, up to ``most``; all cost what the last one does."""
+        tokens = 0
+        for level in range(_level(start + 1), _level(start + most) + 1):
+            cost = self._cost(level)
+            here = min(most, (1 << level) - 1 - start)  # as many as end within this level
+            fitting = here if cost * here <= room else int(room / cost)
+            tokens = max(tokens, fitting)
+            if fitting < here:
+                break
+        return tokens
+
+    def usual(self) -> float:
+        return self._cost(max(self._observed, default=FIRST_LEVEL))
+
+    def _cost(self, level: int) -> float:
+        nearest = max((known for known in self._observed if known <= level), default=None)
+        if nearest is None:
+            return self._first_estimate * 2.0 ** max(0, level - FIRST_LEVEL)
+        return statistics.median(self._observed[nearest]) * 2.0 ** (level - nearest)
+
+
+def _level(depth: int) -> int:
+    return depth.bit_length()

@@ -95,6 +95,11 @@ class PrefillLanes:
         return self._lanes[-1]
 
     @property
+    def furthest(self) -> int:
+        """How many tokens of a prompt are there already, at most."""
+        return max((request.num_prefilled for lane in self._lanes for request in lane.pending), default=0)
+
+    @property
     def rectangles(self) -> list[Rectangle]:
         """The buffers of all lanes."""
         return [lane.rectangle for lane in self._lanes if lane.requests]

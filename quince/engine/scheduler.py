@@ -148,16 +148,19 @@ class Scheduler:
         tight = self._make_room(joining)
         self.memory.commit(self._next_groups)
         join = [self._join(request, group) for request, group in joining.values()]
-        budget = self._pacer.budget(decoding=bool(self._decoding))
         self._take_loaded()
-        self._admit(budget)
-        prefill = self._prefill(budget)
+        self._admit(self._budget())
+        prefill = self._prefill(self._budget())
         self._bound_cache()
         free, self._free = self._free, []
         cache = self.prefix_cache.take_operations()
         write = [] if self.disk is None else self.disk.writes()
         decoding = len(self._decoding)
         return Batch(cache=cache, free=free, join=join, prefill=prefill, decoding=decoding, tight=tight, write=write)
+
+    def _budget(self) -> int:
+        """Of prompt tokens, for this step."""
+        return self._pacer.budget(decoding=bool(self._decoding), start=self._lanes.furthest)
 
     def update(self, tokens: Iterable[SampledToken]) -> list[Output]:
         """Give each sampled token to its request and finish those that are done."""

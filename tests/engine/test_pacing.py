@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from quince.engine.pacing import ALONE, FIRST_TOKENS, GRAIN, GROWTH, MIN_TOKENS, PrefillPacer
+from quince.engine.pacing import ALONE, GRAIN, MIN_TOKENS, TARGET_GAP, PrefillPacer
+
+SHAPE = (1, 100, 0)
 
 
 def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPacer:
     pacer = PrefillPacer(max_tokens=max_tokens)
     for _ in range(10):
         pacer.observe_decode(decode)
-        pacer.observe_prefill("shape", 100, decode + 100 * token, decoding=True)
+        pacer.observe_prefill(SHAPE, 100, decode + 100 * token, decoding=True)
     return pacer
 
 
@@ -21,7 +23,7 @@ def test_alone_a_step_is_longer_but_still_ends_soon_enough_for_an_abort() -> Non
 def test_small_prompts_do_not_make_large_ones_look_dear() -> None:
     pacer = learned(decode=0.005, token=5e-6)
     for _ in range(10):
-        pacer.observe_prefill("small", 5, 0.005, decoding=False)
+        pacer.observe_prefill((1, 5, 0), 5, 0.005, decoding=False)
     assert pacer.budget(decoding=True) == 2048
 
 
@@ -50,37 +52,59 @@ def test_the_first_estimate_serves_until_there_are_observations() -> None:
 def test_compiling_new_shapes_does_not_look_like_a_slow_device() -> None:
     pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-5)
     for shape in range(100):
-        pacer.observe_prefill(shape, 500, 2.0, decoding=True)
+        pacer.observe_prefill((1, 500, shape), 500, 2.0, decoding=True)
     assert pacer.budget(decoding=True) == 4096
 
 
-def test_without_kernels_to_compile_a_first_step_is_believed() -> None:
-    """The first estimate comes from a short prompt, and says nothing of attention over a long one."""
-    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-5, compiles=False)
-    pacer.observe_prefill("new", 500, 500 * 2e-3, decoding=False)
-    assert pacer.budget(decoding=False) == int(ALONE / 2e-3) // GRAIN * GRAIN
+def by_depth(*seen: tuple[int, int, float], first: float = 1e-4) -> PrefillPacer:
+    """A device that compiles nothing; ``seen``: start, tokens and seconds of steps."""
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=first, compiles=False)
+    for start, tokens, seconds in seen:
+        pacer.observe_prefill((1, tokens, start), tokens, seconds, decoding=False)
+    return pacer
 
 
-def test_without_kernels_to_compile_steps_grow_as_they_are_measured() -> None:
-    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-6, compiles=False)
-    budgets = []
-    for shape in range(3):
-        budgets.append(pacer.budget(decoding=False))
-        pacer.observe_prefill(shape, budgets[-1], budgets[-1] * 1e-6, decoding=False)
-    assert budgets == [FIRST_TOKENS, GROWTH * FIRST_TOKENS, 4096]
-    assert PrefillPacer(max_tokens=100, compiles=False).budget(decoding=False) == 100
+def test_by_depth_a_step_is_believed_at_once() -> None:
+    pacer = by_depth((0, 500, 500 * 2e-3))
+    assert pacer.budget(decoding=True, start=300) == int(TARGET_GAP / 2e-3) // GRAIN * GRAIN
+
+
+def test_by_depth_short_prompts_say_little_of_long_ones() -> None:
+    """Attention costs the square of the length: each doubling of an unknown depth may double the cost of a token."""
+    pacer = by_depth(*[(0, 60, 60 * 1e-4)] * 20)
+    assert pacer.budget(decoding=True) == 224  # up to 255 tokens at four times the cost: 0.1 s
+    assert pacer.budget(decoding=True, start=1000) == int(TARGET_GAP / 32e-4) // GRAIN * GRAIN or MIN_TOKENS
+
+
+@pytest.mark.parametrize("decoding", [True, False])
+def test_by_depth_no_step_of_a_long_prompt_takes_long(decoding: bool) -> None:
+    """A device of quadratic cost, from its first prompt on; and it does not crawl either."""
+    room = TARGET_GAP if decoding else ALONE
+
+    def seconds(start: int, tokens: int) -> float:
+        return tokens * 1e-4 + 3e-7 * tokens * (start + tokens / 2)
+
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=seconds(0, 40) / 40, compiles=False)
+    start, steps = 0, []
+    while start < 8000:
+        tokens = pacer.budget(decoding=decoding, start=start)
+        steps.append(seconds(start, tokens))
+        pacer.observe_prefill((1, tokens, start), tokens, steps[-1], decoding=False)
+        start += tokens
+    assert max(steps) <= 1.3 * room
+    assert len(steps) <= 3 * sum(steps) / room
 
 
 def test_a_device_that_is_slow_in_every_new_shape_is_slow() -> None:
     pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-3)
     for shape in range(10):
-        pacer.observe_prefill(shape, 500, 500 * 2e-3, decoding=False)
+        pacer.observe_prefill((1, 500, shape), 500, 500 * 2e-3, decoding=False)
     assert pacer.budget(decoding=False) == int(ALONE / 2e-3) // GRAIN * GRAIN
 
 
 def test_one_slow_step_does_not_change_the_pace() -> None:
     pacer = learned(decode=0.01, token=1e-3)
     before = pacer.budget(decoding=True)
-    pacer.observe_prefill("shape", 100, 30.0, decoding=True)
+    pacer.observe_prefill(SHAPE, 100, 30.0, decoding=True)
     pacer.observe_decode(30.0)
     assert pacer.budget(decoding=True) == before
