@@ -42,11 +42,11 @@ class PrefillPacer:
         cost = max(seconds - (self._decode_step() if decoding else 0.0), 0.0) / tokens
         self._costs.observe(shape, tokens, cost)
 
-    def budget(self, *, decoding: bool, start: int = 0) -> int:
-        """``start``: how much of its prompt is there already of the request that is furthest."""
+    def budget(self, *, decoding: bool, start: int = 0, rows: int = 1) -> int:
+        """For so many ``rows``, each ``start`` tokens into its prompt."""
         step = self._decode_step()
         room = max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
-        tokens = self._costs.within(room, start, self._max_tokens)
+        tokens = self._costs.within(room, start, rows, self._max_tokens)
         if tokens < self._max_tokens:
             tokens = tokens // GRAIN * GRAIN
         return max(tokens, min(MIN_TOKENS, self._max_tokens))
@@ -80,7 +80,7 @@ class _EvenCosts:
         if known or cost <= FIRST_TIME_FACTOR * self.usual():
             self._observed.append((tokens, cost))
 
-    def within(self, room: float, _start: int, most: int) -> int:
+    def within(self, room: float, _start: int, _rows: int, most: int) -> int:
         """Tokens that take ``room`` seconds, up to ``most``."""
         cost = self.usual()
         return most if cost * most <= room else int(room / cost)
@@ -109,17 +109,17 @@ class _CostsByDepth:
         _, width, start = shape
         self._observed.setdefault(_level(start + width), deque(maxlen=RECENT)).append(cost)
 
-    def within(self, room: float, start: int, most: int) -> int:
-        """Tokens from ``start`` on that take ``room`` seconds, up to ``most``; all cost what the last one does."""
-        tokens = 0
-        for level in range(_level(start + 1), _level(start + most) + 1):
-            cost = self._cost(level)
-            here = min(most, (1 << level) - 1 - start)  # as many as end within this level
+    def within(self, room: float, start: int, rows: int, most: int) -> int:
+        """Tokens of ``rows``, from ``start`` on, that take ``room`` seconds, up to ``most``."""
+        width, widest = 0, max(1, most // rows)
+        for level in range(_level(start + 1), _level(start + widest) + 1):
+            cost = self._cost(level) * rows
+            here = min(widest, (1 << level) - 1 - start)  # as many as end within this level
             fitting = here if cost * here <= room else int(room / cost)
-            tokens = max(tokens, fitting)
+            width = max(width, fitting)
             if fitting < here:
                 break
-        return tokens
+        return most if width == widest else width * rows
 
     def usual(self) -> float:
         return self._cost(max(self._observed, default=FIRST_LEVEL))

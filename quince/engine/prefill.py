@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from quince.engine.batch import PrefillChunk
@@ -95,11 +95,6 @@ class PrefillLanes:
         return self._lanes[-1]
 
     @property
-    def furthest(self) -> int:
-        """How many tokens of a prompt are there already, at most."""
-        return max((request.num_prefilled for lane in self._lanes for request in lane.pending), default=0)
-
-    @property
     def rectangles(self) -> list[Rectangle]:
         """The buffers of all lanes."""
         return [lane.rectangle for lane in self._lanes if lane.requests]
@@ -119,13 +114,15 @@ class PrefillLanes:
     def clear(self) -> None:
         self._lanes.clear()
 
-    def next_chunks(self, budget: int) -> list[PrefillChunk]:
+    def next_chunks(self, budget: Callable[[int, int], int]) -> list[PrefillChunk]:
+        """``budget``: of a lane that is so far, with so many rows."""
         self._lanes = [lane for lane in self._lanes if lane.pending]
         if not self._lanes:
             return []
         lane = self._lanes[0] if self._oldest_next else min(self._lanes, key=lambda lane: lane.work)
         self._oldest_next = not self._oldest_next
-        return lane.chunks(budget)
+        pending = lane.pending
+        return lane.chunks(budget(max(request.num_prefilled for request in pending), len(pending)))
 
 
 def save_points(boundaries: Iterable[int], start: int, end: int, interval: int) -> list[int]:

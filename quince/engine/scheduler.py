@@ -149,8 +149,8 @@ class Scheduler:
         self.memory.commit(self._next_groups)
         join = [self._join(request, group) for request, group in joining.values()]
         self._take_loaded()
-        self._admit(self._budget())
-        prefill = self._prefill(self._budget())
+        self._admit(self._budget(0, max(1, len(self._waiting))))
+        prefill = self._prefill()
         self._bound_cache()
         free, self._free = self._free, []
         cache = self.prefix_cache.take_operations()
@@ -158,9 +158,9 @@ class Scheduler:
         decoding = len(self._decoding)
         return Batch(cache=cache, free=free, join=join, prefill=prefill, decoding=decoding, tight=tight, write=write)
 
-    def _budget(self) -> int:
-        """Of prompt tokens, for this step."""
-        return self._pacer.budget(decoding=bool(self._decoding), start=self._lanes.furthest)
+    def _budget(self, start: int, rows: int) -> int:
+        """Tokens of prompts for this step: of so many rows, each ``start`` tokens into its own."""
+        return self._pacer.budget(decoding=bool(self._decoding), start=start, rows=rows)
 
     def update(self, tokens: Iterable[SampledToken]) -> list[Output]:
         """Give each sampled token to its request and finish those that are done."""
@@ -242,8 +242,8 @@ class Scheduler:
 
     # Prefill
 
-    def _prefill(self, budget: int) -> list[PrefillChunk]:
-        chunks = self._lanes.next_chunks(budget)
+    def _prefill(self) -> list[PrefillChunk]:
+        chunks = self._lanes.next_chunks(self._budget)
         self._advanced = [self._prefilling[chunk.request_id] for chunk in chunks]
         return chunks
 

@@ -76,6 +76,13 @@ def test_by_depth_short_prompts_say_little_of_long_ones() -> None:
     assert pacer.budget(decoding=True, start=1000) == int(TARGET_GAP / 32e-4) // GRAIN * GRAIN or MIN_TOKENS
 
 
+def test_by_depth_many_short_prompts_are_not_a_long_one() -> None:
+    pacer = by_depth(*[(0, 60, 60 * 1e-4)] * 20)
+    assert pacer.budget(decoding=False) < 400  # 511 tokens at eight times the cost are more than 0.3 s
+    assert pacer.budget(decoding=False, rows=16) == 1472  # 93 tokens of each at twice the cost
+    assert pacer.budget(decoding=False, rows=100) > 100 * 25  # of each at its known cost
+
+
 @pytest.mark.parametrize("decoding", [True, False])
 def test_by_depth_no_step_of_a_long_prompt_takes_long(decoding: bool) -> None:
     """A device of quadratic cost, from its first prompt on; and it does not crawl either."""
