@@ -308,8 +308,10 @@ class EngineCore:
                 self._media_ends.pop(output.request_id, None)
 
     def _pace(self, batch: Batch) -> None:
-        """``run`` has just started this batch, having waited for the one before: tell how long that one took."""
-        now = time.perf_counter()
+        """``run`` has just started this batch, having waited for the one before: tell how long that one took.
+
+        Not until now: MLX's CPU build computes most of a step while it is handed over."""
+        now = self.runner.started_at
         before, seconds = self._launched, now - self._launched_at
         if self._encoded:
             before = None  # the vision tower's time is no prompt token's

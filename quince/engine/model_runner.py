@@ -10,6 +10,7 @@ forbids are computed meanwhile, and sampling is a second evaluation behind it.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,6 +109,9 @@ class ModelRunner:
         write: Callable[[DiskWrite, HostArrays], None] | None = None,
     ) -> None:
         """``write``: takes what is to be written to the disk; without it, no Batch asks for that."""
+        self.started_at = (
+            0.0  # time.perf_counter() when the step that is computing began, since the one before had ended
+        )
         self.store = SnapshotStore()
         self._write = write or _no_disk
         self._forward = forward
@@ -135,6 +139,7 @@ class ModelRunner:
         if batch.prefill:
             self._prefill(batch.prefill, launched)
         tokens = self._launched.wait()
+        self.started_at = time.perf_counter()
         self.store.settle()
         for write in batch.write:
             self._write(write, self.store.host_copy(write))
