@@ -39,8 +39,8 @@ def share_cores() -> None:
 
     One thread hands operations over, another one computes them. Linux lets a thread that is woken interrupt what runs,
     so that they take turns at every single operation, on one core; as a batch job it does not, and operations
-    are handed over while others are computed. A model that takes 1 ms a step is a third faster for that beside
-    other processes (benchmarks/README.md). On other systems, and with a GPU, there is nothing to do."""
+    are handed over while others are computed. That matters beside other processes
+    (docs/architecture.md). On other systems, and with a GPU, there is nothing to do."""
     if sys.platform != "linux" or mx.default_device().type != mx.cpu:
         return
     with contextlib.suppress(PermissionError):  # of a sandbox
