@@ -139,8 +139,9 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
 
     from quince.engine.adapters import AdapterForward
     from quince.engine.core import CoreConfig, make_core
-    from quince.engine.device import share_cores
+    from quince.engine.device import gains_from_fused_projections, share_cores
     from quince.engine.forward import Forward, TextForward
+    from quince.engine.fused_projections import fuse_projections
     from quince.engine.kv_layout import KVQuantization
     from quince.engine.loader import load
     from quince.engine.structured import GrammarCompiler
@@ -159,6 +160,8 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
         forward = AdapterForward(loaded.model, {name: Path(path) for name, path in config.adapters.items()})
     if config.vision:
         forward = VisionForward(loaded.model, feature_bytes=feature_bytes(config.memory_bytes, config.memory_limit))
+    if gains_from_fused_projections() and not config.adapters:
+        logger.info("%d groups of projections fused", fuse_projections(forward, loaded.model))
     core = make_core(
         forward,
         loaded.vocab_size,
