@@ -19,7 +19,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from quince.engine import device
 from quince.engine.kv_layout import KVLayout, KVQuantization, columns_for, rows_for, shrunk_columns, shrunk_rows
 
 Mask = mx.array | str | None
@@ -28,14 +27,12 @@ Mask = mx.array | str | None
 class RowPositions:
     """How many tokens each row holds, before and after the current call; shared by every layer.
 
-    While all rows are equally long the offset is a plain int, so that models and masks take their fast paths; where the
-    device has no faster ones (see ``device.gains_from_even_rows``), several rows decode as if their lengths differed.
+    While all rows are equally long the offset is a plain int, so that models and masks take their fast paths.
     """
 
     def __init__(self, *, mask_axes: int = 4) -> None:
         """``mask_axes``: 5 for models that spread grouped heads over an axis of their own (see support.py)."""
         self._mask_axes = mask_axes
-        self._gains_from_even_rows = device.gains_from_even_rows()
         self.tight = False  # whether buffers are no larger than they must be
         self.lengths: list[int] = []
         self.call = 0
@@ -63,7 +60,7 @@ class RowPositions:
         self._masks.clear()
         self._columns.clear()
         self._places.clear()
-        if lengths.count(lengths[0]) == len(lengths) and (width > 1 or len(lengths) == 1 or self._gains_from_even_rows):
+        if lengths.count(lengths[0]) == len(lengths):
             self.before = lengths[0]
         else:
             self.before = mx.array(lengths) if self._device is None else self._device

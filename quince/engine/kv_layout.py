@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 import msgspec
 
-COLUMN_STEP = 256  # buffers grow by so many tokens
+# Buffers grow by so many tokens. Not 256: MLX's CUDA build takes keys in buffers of a multiple of it for mlx-lm's own
+# caches, and gives them to cuDNN instead of its vector kernel, which several rows take half as long again with
+# (benchmarks/README.md).
+COLUMN_STEP = 257
 
 
 class KVQuantization(NamedTuple):

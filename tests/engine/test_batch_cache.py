@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 from quince.engine.batch_cache import BatchCache, RowChange
+from quince.engine.kv_layout import COLUMN_STEP
 from quince.engine.messages import AddRequest
 from quince.sampling import SamplingParams
 from tests import tiny_models
@@ -126,7 +127,7 @@ def test_a_sliding_window_keeps_no_more_than_its_window_and_chunk() -> None:
         cache.commit()
         mx.eval(cache.arrays())
     columns = {layer.keys.shape[2] for layer in cache.layers}
-    assert columns == {config["sliding_window"] + 8 - 1, 512}
+    assert columns == {config["sliding_window"] + 8 - 1, 2 * COLUMN_STEP}
 
 
 def test_answers_do_not_change_when_room_is_given_back() -> None:

@@ -98,18 +98,6 @@ def test_batched_equals_alone(model, seed: int) -> None:
             assert together.finish_reason is FinishReason.LENGTH
 
 
-def test_rows_of_one_length_as_if_they_differed(model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CUDA does with rows that came together."""
-    requests = [msgspec.structs.replace(r, prompt_token_ids=r.prompt_token_ids * 40) for r in random_requests(3, 8)]
-    requests = [msgspec.structs.replace(r, prompt_token_ids=r.prompt_token_ids[:40]) for r in requests]
-    even = run(make_core(model, prefill_chunk_size=512), requests)
-    monkeypatch.setattr("quince.engine.device.gains_from_even_rows", lambda: False)
-    uneven = run(make_core(model, prefill_chunk_size=512), requests)
-    assert {name: answer.token_ids for name, answer in uneven.items()} == {
-        name: answer.token_ids for name, answer in even.items()
-    }
-
-
 def test_alone_equals_mlx_lm(model) -> None:
     """Our step loop and caches give what mlx-lm's own give."""
     for request in random_requests(3, 8):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from quince.engine.grouping import DecodeGroups
-from quince.engine.kv_layout import KVLayout
+from quince.engine.kv_layout import COLUMN_STEP, KVLayout
 from quince.engine.memory import KVMemory
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
@@ -312,7 +312,7 @@ def test_a_follower_can_be_aborted() -> None:
 def test_the_youngest_is_preempted_and_goes_on_later() -> None:
     """Three rows of 200 tokens fit, but not when each has 300."""
     for cache in (0, 2**30):
-        scheduler, runner = make(memory=5 * 256 + 100, cache=cache), FakeRunner(LAYOUT)
+        scheduler, runner = make(memory=5 * COLUMN_STEP + 100, cache=cache), FakeRunner(LAYOUT)
         for name in "abc":
             scheduler.add(ask(name, list(range(ord(name), ord(name) + 200)), max_tokens=150))
         outputs = run_out(scheduler, runner)
@@ -333,10 +333,10 @@ def test_what_never_fits_is_refused_at_once() -> None:
 
 
 def test_an_answer_ends_where_memory_does() -> None:
-    scheduler, runner = make(memory=600), FakeRunner(LAYOUT)
+    scheduler, runner = make(memory=2 * COLUMN_STEP + 50), FakeRunner(LAYOUT)
     scheduler.add(ask("a", list(range(500)), max_tokens=10_000))
     outputs = run_out(scheduler, runner)
-    assert len(tokens_of(outputs, "a")) == 12
+    assert len(tokens_of(outputs, "a")) == 2 * COLUMN_STEP - 500
     assert outputs[-1].finish_reason is FinishReason.LENGTH
 
 
