@@ -29,6 +29,11 @@ def gains_from_fused_projections() -> bool:
     return bool(mx.cuda.is_available() and mx.default_device().type == mx.gpu)
 
 
+def has_reference_blas() -> bool:
+    """Whether float32 products are the reference BLAS's, as in MLX's CPU build for Linux. Apple's is a fast one."""
+    return bool(sys.platform == "linux" and mx.default_device().type == mx.cpu)
+
+
 def compiles_kernels() -> bool:
     """Whether a computation of new shapes may take much longer than the same one later."""
     return bool(mx.default_device().type == mx.gpu)
