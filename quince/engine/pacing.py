@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import deque
+from typing import NamedTuple
 
 TARGET_GAP = 0.1  # seconds between two tokens of a running stream that nobody minds
 GAP_FACTOR = 3  # on a slow device, that many of its ordinary steps instead
+AIM = 0.8  # of that gap: nearly all gaps are to stay within it, not half of them
 ALONE = 0.3  # seconds for a step of prompts only: how long an abort may have to wait
 MIN_TOKENS = 32
 GRAIN = 32  # budgets are multiples of it, so that the device sees few different shapes
 MEMORY = 32  # steps whose times are remembered
 FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
 MAX_SHAPES = 10_000
+FITTED = 16  # steps that costs are fitted to
+APART = 1.5  # steps whose sizes differ by less tell little of what a token costs
+MIN_SLOPES = 3
+GROWTH = 2  # steps get larger by at most as much at once
+TOKENS_SHARE = 0.25
 FIRST_LEVEL = 6  # of the prompt that a first estimate comes from (see support.py)
-RECENT = 8  # steps of each depth whose times are remembered
+RECENT = 8  # steps of each depth, or of those that tell what is fixed
 
 Shape = tuple[int, int, int]  # see Batch.prefill_shape
 
@@ -22,15 +30,15 @@ Shape = tuple[int, int, int]  # see Batch.prefill_shape
 class PrefillPacer:
     """Learns what a prompt token and a decode step cost, and hands out budgets of prompt tokens.
 
-    Beside decoding rows a budget is what fits the larger of TARGET_GAP and GAP_FACTOR median decode steps, otherwise
-    what fits ALONE; never more than ``max_tokens``.
+    Beside decoding rows a budget is what fits AIM of the larger of TARGET_GAP and GAP_FACTOR median decode steps,
+    otherwise what fits ALONE; never more than ``max_tokens``.
     """
 
     def __init__(self, *, max_tokens: int, token_seconds: float = 0.0, compiles: bool = True) -> None:
         """``token_seconds``: a first estimate, of a short prompt; 0 if there is none. ``compiles``: whether the device
         compiles kernels for new shapes."""
         self._max_tokens = max_tokens
-        self._costs: _EvenCosts | _CostsByDepth = (_EvenCosts if compiles else _CostsByDepth)(token_seconds)
+        self._costs: _FittedCosts | _CostsByDepth = (_FittedCosts if compiles else _CostsByDepth)(token_seconds)
         self._decode_seconds: deque[float] = deque(maxlen=MEMORY)
 
     def observe_decode(self, seconds: float) -> None:
@@ -45,7 +53,7 @@ class PrefillPacer:
     def budget(self, *, decoding: bool, start: int = 0, rows: int = 1) -> int:
         """For so many ``rows``, each ``start`` tokens into its prompt."""
         step = self._decode_step()
-        room = max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
+        room = AIM * max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
         tokens = self._costs.within(room, start, rows, self._max_tokens)
         if tokens < self._max_tokens:
             tokens = tokens // GRAIN * GRAIN
@@ -60,37 +68,62 @@ class PrefillPacer:
         return statistics.median(self._decode_seconds) if self._decode_seconds else 0.0
 
 
-class _EvenCosts:
+class _FittedCosts:
     """For devices whose prompt tokens cost about the same wherever they are, since starting kernels and reading weights
-    is most of it.
+    is most of it. A step of n tokens takes ``fixed + n * token`` seconds; both are fitted (Theil-Sen) to recent steps.
 
-    Such a device may compile kernels for a shape that it sees for the first time, which takes seconds on CUDA. Such a
-    step must not count: small budgets make new shapes, which would look dear again, and so on for ever.
+    Such a device may compile kernels for a shape that it sees for the first time: CUDA, 20 to 100 ms for attention of a
+    new size, which are part of ``fixed`` while there are new shapes, and seconds for its first, which do not count.
     """
 
     def __init__(self, first_estimate: float) -> None:
-        self._first_estimate = first_estimate
-        self._observed: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens, seconds per token
+        self._fixed, self._token = 0.0, first_estimate
         self._shapes: set[Shape] = set()
+        self._steps: deque[_Step] = deque(maxlen=FITTED)
 
     def observe(self, shape: Shape, tokens: int, cost: float) -> None:
         known = shape in self._shapes
         if not known and len(self._shapes) < MAX_SHAPES:
             self._shapes.add(shape)
-        if known or cost <= FIRST_TIME_FACTOR * self.usual():
-            self._observed.append((tokens, cost))
+        if known or cost * tokens <= FIRST_TIME_FACTOR * (self._fixed + self._token * tokens):
+            self._steps.append(_Step(known, tokens, cost * tokens))
+            self._fixed, self._token = self._fit()
 
     def within(self, room: float, _start: int, _rows: int, most: int) -> int:
-        """Tokens that take ``room`` seconds, up to ``most``."""
-        cost = self.usual()
-        return most if cost * most <= room else int(room / cost)
+        """Tokens that take ``room`` seconds, up to ``most``. A part of the room is theirs whatever is fixed: smaller
+        steps would be more steps, which take about as long."""
+        room = max(room - self._fixed, TOKENS_SHARE * room)
+        if self._steps:
+            most = min(most, GROWTH * max(step.tokens for step in self._steps))  # the fit says little of what is beyond
+        return most if self._token * most <= room else int(room / self._token)
 
     def usual(self) -> float:
-        """Seconds per token as the larger half of the remembered steps had it: small ones are mostly overhead."""
-        if not self._observed:
-            return self._first_estimate
-        larger = sorted(self._observed)[len(self._observed) // 2 :]
-        return statistics.median(cost for _, cost in larger)
+        return self._token
+
+    def _fit(self) -> tuple[float, float]:
+        """Seconds for a step, and for each of its tokens."""
+        token = self._slope()
+        recent = list(self._steps)[-RECENT:]
+        if token is None:  # they are of one size: half is taken to be fixed, and the next size will show
+            half = statistics.median(step.seconds for step in recent) / 2
+            return half, half / statistics.median(step.tokens for step in recent)
+        return max(0.0, statistics.median(step.seconds - token * step.tokens for step in recent)), token
+
+    def _slope(self) -> float | None:
+        slopes = [
+            (more.seconds - less.seconds) / (more.tokens - less.tokens)
+            for less, more in itertools.permutations(self._steps, 2)
+            if less.known is more.known and more.tokens >= APART * less.tokens
+        ]
+        return max(0.0, statistics.median(slopes)) if len(slopes) >= MIN_SLOPES else None
+
+
+class _Step(NamedTuple):
+    """``known``: its shape had been seen before, so that nothing was compiled."""
+
+    known: bool
+    tokens: int
+    seconds: float
 
 
 class _CostsByDepth:

@@ -2,22 +2,47 @@ from __future__ import annotations
 
 import pytest
 
-from quince.engine.pacing import ALONE, GRAIN, MIN_TOKENS, TARGET_GAP, PrefillPacer
-
-SHAPE = (1, 100, 0)
+from quince.engine.pacing import AIM, ALONE, GRAIN, GROWTH, MIN_TOKENS, TARGET_GAP, PrefillPacer
 
 
-def learned(*, decode: float, token: float, max_tokens: int = 2048) -> PrefillPacer:
-    pacer = PrefillPacer(max_tokens=max_tokens)
-    for _ in range(10):
-        pacer.observe_decode(decode)
-        pacer.observe_prefill(SHAPE, 100, decode + 100 * token, decoding=True)
-    return pacer
+class Device:
+    """Streams whose step takes ``decode`` seconds run on it. A prompt's token costs ``token`` seconds; a shape that was
+    not seen before ``compiling`` seconds besides, and a process's first one second."""
+
+    def __init__(self, *, decode: float, token: float, compiling: float = 0.0, max_tokens: int = 2048) -> None:
+        self.decode, self.token, self.compiling = decode, token, compiling
+        self.pacer = PrefillPacer(max_tokens=max_tokens, token_seconds=20 * token)
+        self.shapes: set[tuple[int, int, int, int]] = set()
+        for _ in range(10):
+            self.pacer.observe_decode(decode)
+
+    def gaps(self, length: int, *, buffer: int = 0) -> list[float]:
+        """Of the streams, while a prompt of so many tokens is computed. Another ``buffer`` makes shapes new, which the
+        pacer is not told."""
+        start, gaps = 0, []
+        while start < length:
+            tokens = min(self.pacer.budget(decoding=True, start=start), length - start)
+            shape = (1, tokens, start, buffer)
+            compiling = 0.0 if shape in self.shapes else self.compiling if self.shapes else 1.0
+            self.shapes.add(shape)
+            gaps.append(self.decode + tokens * self.token + compiling)
+            self.pacer.observe_prefill(shape[:3], tokens, gaps[-1], decoding=True)
+            start += tokens
+        return gaps
+
+
+def learned(*, decode: float, token: float) -> PrefillPacer:
+    """After some prompts."""
+    device = Device(decode=decode, token=token)
+    for length in (459, 100, 5000, 2000, 5000):
+        device.gaps(length)
+    return device.pacer
 
 
 def test_alone_a_step_is_longer_but_still_ends_soon_enough_for_an_abort() -> None:
     pacer = learned(decode=0.02, token=1e-3)
-    assert pacer.budget(decoding=True) < pacer.budget(decoding=False) == int(ALONE / 1e-3) // GRAIN * GRAIN
+    assert pacer.budget(decoding=True) == int((AIM * TARGET_GAP - 0.02) / 1e-3) // GRAIN * GRAIN
+    assert pacer.budget(decoding=True) < pacer.budget(decoding=False) <= int(ALONE / 1e-3)
 
 
 def test_small_prompts_do_not_make_large_ones_look_dear() -> None:
@@ -34,13 +59,13 @@ def test_a_fast_device_takes_whole_chunks() -> None:
 @pytest.mark.parametrize(("decode", "token", "gap"), [(0.01, 1e-3, 0.1), (0.1, 1e-3, 0.3), (0.02, 3e-4, 0.1)])
 def test_a_slow_device_keeps_the_gap(decode: float, token: float, gap: float) -> None:
     budget = learned(decode=decode, token=token).budget(decoding=True)
-    assert decode + budget * token <= gap + 1e-9
-    assert decode + (budget + GRAIN) * token > gap
+    assert decode + budget * token <= AIM * gap + 1e-9
+    assert decode + (budget + GRAIN) * token > AIM * gap
 
 
 def test_a_prompt_always_goes_on() -> None:
     assert learned(decode=0.01, token=1.0).budget(decoding=True) == MIN_TOKENS
-    assert learned(decode=0.01, token=1.0, max_tokens=16).budget(decoding=True) == 16
+    assert PrefillPacer(max_tokens=16, token_seconds=1.0).budget(decoding=True) == 16
 
 
 def test_the_first_estimate_serves_until_there_are_observations() -> None:
@@ -49,11 +74,42 @@ def test_the_first_estimate_serves_until_there_are_observations() -> None:
     assert PrefillPacer(max_tokens=100).budget(decoding=True) == 100
 
 
-def test_compiling_new_shapes_does_not_look_like_a_slow_device() -> None:
+def test_steps_of_one_size_are_followed_by_another() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-4)
+    for _ in range(10):
+        pacer.observe_prefill((1, 128, 0), 128, 0.01, decoding=False)
+    assert pacer.budget(decoding=True) == GROWTH * 128
+
+
+def test_compiling_that_takes_seconds_does_not_look_like_a_slow_device() -> None:
     pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-5)
     for shape in range(100):
         pacer.observe_prefill((1, 500, shape), 500, 2.0, decoding=True)
     assert pacer.budget(decoding=True) == 4096
+
+
+@pytest.mark.parametrize("compiling", [0.02, 0.04])
+@pytest.mark.parametrize("token", [5e-6, 18e-6])
+@pytest.mark.parametrize("same", [True, False])
+def test_compiling_beside_streams_keeps_the_gap(token: float, compiling: float, same: bool) -> None:
+    device = Device(decode=0.007, token=token, compiling=compiling)
+    device.gaps(459)
+    for number in range(5):
+        gaps = device.gaps(16_000, buffer=0 if same else number)
+        assert max(gaps) <= TARGET_GAP
+        assert len(gaps) <= 25, "it does not crawl"
+
+
+@pytest.mark.parametrize("compiling", [0.065, 0.1, 0.3])
+@pytest.mark.parametrize("token", [5e-6, 18e-6])
+def test_compiling_that_fills_the_gap_does_not_make_prompts_crawl(token: float, compiling: float) -> None:
+    """Steps cannot be shorter than what is compiled for them, however small they are."""
+    device = Device(decode=0.007, token=token, compiling=compiling)
+    device.gaps(459)
+    for number, length in enumerate(range(3000, 16_000, 1777)):
+        gaps = device.gaps(length, buffer=number)
+        assert max(gaps) <= device.decode + compiling + TARGET_GAP / 2
+    assert len(gaps) <= 45
 
 
 def by_depth(*seen: tuple[int, int, float], first: float = 1e-4) -> PrefillPacer:
@@ -66,14 +122,14 @@ def by_depth(*seen: tuple[int, int, float], first: float = 1e-4) -> PrefillPacer
 
 def test_by_depth_a_step_is_believed_at_once() -> None:
     pacer = by_depth((0, 500, 500 * 2e-3))
-    assert pacer.budget(decoding=True, start=300) == int(TARGET_GAP / 2e-3) // GRAIN * GRAIN
+    assert pacer.budget(decoding=True, start=300) == int(AIM * TARGET_GAP / 2e-3) // GRAIN * GRAIN
 
 
 def test_by_depth_short_prompts_say_little_of_long_ones() -> None:
     """Attention costs the square of the length: each doubling of an unknown depth may double the cost of a token."""
     pacer = by_depth(*[(0, 60, 60 * 1e-4)] * 20)
-    assert pacer.budget(decoding=True) == 224  # up to 255 tokens at four times the cost: 0.1 s
-    assert pacer.budget(decoding=True, start=1000) == int(TARGET_GAP / 32e-4) // GRAIN * GRAIN or MIN_TOKENS
+    assert pacer.budget(decoding=True) == 192  # up to 255 tokens at four times the cost: 0.08 s
+    assert pacer.budget(decoding=True, start=1000) == int(AIM * TARGET_GAP / 32e-4) // GRAIN * GRAIN or MIN_TOKENS
 
 
 def test_by_depth_many_short_prompts_are_not_a_long_one() -> None:
@@ -86,7 +142,7 @@ def test_by_depth_many_short_prompts_are_not_a_long_one() -> None:
 @pytest.mark.parametrize("decoding", [True, False])
 def test_by_depth_no_step_of_a_long_prompt_takes_long(decoding: bool) -> None:
     """A device of quadratic cost, from its first prompt on; and it does not crawl either."""
-    room = TARGET_GAP if decoding else ALONE
+    room = AIM * TARGET_GAP if decoding else ALONE
 
     def seconds(start: int, tokens: int) -> float:
         return tokens * 1e-4 + 3e-7 * tokens * (start + tokens / 2)
@@ -104,14 +160,25 @@ def test_by_depth_no_step_of_a_long_prompt_takes_long(decoding: bool) -> None:
 
 def test_a_device_that_is_slow_in_every_new_shape_is_slow() -> None:
     pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-3)
-    for shape in range(10):
-        pacer.observe_prefill((1, 500, shape), 500, 500 * 2e-3, decoding=False)
+    for shape in range(12):
+        tokens = 100 + 100 * (shape % 3)
+        pacer.observe_prefill((1, tokens, shape), tokens, tokens * 2e-3, decoding=False)
     assert pacer.budget(decoding=False) == int(ALONE / 2e-3) // GRAIN * GRAIN
+
+
+def test_a_device_that_becomes_slow_is_believed() -> None:
+    device = Device(decode=0.007, token=5e-6)
+    for token in (5e-6, 1e-4):
+        device.token = token
+        for _ in range(3):
+            gaps = device.gaps(16_000)
+    assert max(gaps) <= TARGET_GAP
 
 
 def test_one_slow_step_does_not_change_the_pace() -> None:
     pacer = learned(decode=0.01, token=1e-3)
     before = pacer.budget(decoding=True)
-    pacer.observe_prefill(SHAPE, 100, 30.0, decoding=True)
+    pacer.observe_prefill((1, before, 0), before, 30.0, decoding=True)
+    pacer.observe_prefill((2, 100, 77), 200, 30.0, decoding=True)
     pacer.observe_decode(30.0)
     assert pacer.budget(decoding=True) == before
