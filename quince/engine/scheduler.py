@@ -149,7 +149,8 @@ class Scheduler:
         self.memory.commit(self._next_groups)
         join = [self._join(request, group) for request, group in joining.values()]
         self._take_loaded()
-        self._admit(self._budget(0, max(1, len(self._waiting))))
+        if self._waiting:
+            self._admit(self._budget(0, len(self._waiting)))
         prefill = self._prefill()
         self._bound_cache()
         free, self._free = self._free, []
