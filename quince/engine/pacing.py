@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
 
 TARGET_GAP = 0.1  # seconds between two tokens of a running stream that nobody minds
 GAP_FACTOR = 3  # on a slow device, that many of its ordinary steps instead
-AIM = 0.8  # of that gap: nearly all gaps are to stay within it, not half of them
+AIM = 0.7  # of that gap: nearly all gaps are to stay within it, on machines that have other work too
 ALONE = 0.3  # seconds for a step of prompts only: how long an abort may have to wait
-MIN_TOKENS = 32
-GRAIN = 32  # budgets are multiples of it, so that the device sees few different shapes
+# Budgets are multiples of it, and at least as much. Where kernels are compiled, so that there are few different shapes;
+# where attention is most of it, a prompt's last tokens take milliseconds each.
+GRAIN = 32
+GRAIN_BY_DEPTH = 8
 MEMORY = 32  # steps whose times are remembered
 FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
 MAX_SHAPES = 10_000
@@ -39,6 +42,7 @@ class PrefillPacer:
         compiles kernels for new shapes."""
         self._max_tokens = max_tokens
         self._costs: _FittedCosts | _CostsByDepth = (_FittedCosts if compiles else _CostsByDepth)(token_seconds)
+        self._grain = GRAIN if compiles else GRAIN_BY_DEPTH
         self._decode_seconds: deque[float] = deque(maxlen=MEMORY)
 
     def observe_decode(self, seconds: float) -> None:
@@ -56,8 +60,8 @@ class PrefillPacer:
         room = AIM * max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
         tokens = self._costs.within(room, start, rows, self._max_tokens)
         if tokens < self._max_tokens:
-            tokens = tokens // GRAIN * GRAIN
-        return max(tokens, min(MIN_TOKENS, self._max_tokens))
+            tokens = tokens // self._grain * self._grain
+        return max(tokens, min(self._grain, self._max_tokens))
 
     @property
     def token_seconds(self) -> float:
@@ -161,7 +165,12 @@ class _CostsByDepth:
         nearest = max((known for known in self._observed if known <= level), default=None)
         if nearest is None:
             return self._first_estimate * 2.0 ** max(0, level - FIRST_LEVEL)
-        return statistics.median(self._observed[nearest]) * 2.0 ** (level - nearest)
+        return _upper_quartile(self._observed[nearest]) * 2.0 ** (level - nearest)
+
+
+def _upper_quartile(costs: Collection[float]) -> float:
+    """Costs rise within a level, and machines have other work; but not the largest, which may be a mishap."""
+    return sorted(costs)[3 * (len(costs) - 1) // 4]
 
 
 def _level(depth: int) -> int:

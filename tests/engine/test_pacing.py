@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quince.engine.pacing import AIM, ALONE, GRAIN, GROWTH, MIN_TOKENS, TARGET_GAP, PrefillPacer
+from quince.engine.pacing import AIM, ALONE, GRAIN, GRAIN_BY_DEPTH, GROWTH, TARGET_GAP, PrefillPacer
 
 
 class Device:
@@ -64,7 +64,7 @@ def test_a_slow_device_keeps_the_gap(decode: float, token: float, gap: float) ->
 
 
 def test_a_prompt_always_goes_on() -> None:
-    assert learned(decode=0.01, token=1.0).budget(decoding=True) == MIN_TOKENS
+    assert learned(decode=0.01, token=1.0).budget(decoding=True) == GRAIN
     assert PrefillPacer(max_tokens=16, token_seconds=1.0).budget(decoding=True) == 16
 
 
@@ -122,20 +122,20 @@ def by_depth(*seen: tuple[int, int, float], first: float = 1e-4) -> PrefillPacer
 
 def test_by_depth_a_step_is_believed_at_once() -> None:
     pacer = by_depth((0, 500, 500 * 2e-3))
-    assert pacer.budget(decoding=True, start=300) == int(AIM * TARGET_GAP / 2e-3) // GRAIN * GRAIN
+    assert pacer.budget(decoding=True, start=300) == int(AIM * TARGET_GAP / 2e-3) // GRAIN_BY_DEPTH * GRAIN_BY_DEPTH
 
 
 def test_by_depth_short_prompts_say_little_of_long_ones() -> None:
     """Attention costs the square of the length: each doubling of an unknown depth may double the cost of a token."""
     pacer = by_depth(*[(0, 60, 60 * 1e-4)] * 20)
-    assert pacer.budget(decoding=True) == 192  # up to 255 tokens at four times the cost: 0.08 s
-    assert pacer.budget(decoding=True, start=1000) == int(AIM * TARGET_GAP / 32e-4) // GRAIN * GRAIN or MIN_TOKENS
+    assert pacer.budget(decoding=True) == 168  # up to 255 tokens at four times the cost: 0.07 s
+    assert pacer.budget(decoding=True, start=1000) == int(AIM * TARGET_GAP / 32e-4) // GRAIN_BY_DEPTH * GRAIN_BY_DEPTH
 
 
 def test_by_depth_many_short_prompts_are_not_a_long_one() -> None:
     pacer = by_depth(*[(0, 60, 60 * 1e-4)] * 20)
     assert pacer.budget(decoding=False) < 400  # 511 tokens at eight times the cost are more than 0.3 s
-    assert pacer.budget(decoding=False, rows=16) == 1472  # 93 tokens of each at twice the cost
+    assert pacer.budget(decoding=False, rows=16) == 1488  # 93 tokens of each at twice the cost
     assert pacer.budget(decoding=False, rows=100) > 100 * 25  # of each at its known cost
 
 
