@@ -22,7 +22,8 @@ MAX_SHAPES = 10_000
 FITTED = 16  # steps that costs are fitted to
 APART = 1.5  # steps whose sizes differ by less tell little of what a token costs
 MIN_SLOPES = 3
-GROWTH = 2  # steps get larger by at most as much at once
+GROWTH = 8  # steps beside streams get larger by at most as much at once
+UNKNOWN = 2**30
 TOKENS_SHARE = 0.25
 FIRST_LEVEL = 6  # of the prompt that a first estimate comes from (see support.py)
 RECENT = 8  # steps of each depth, or of those that tell what is fixed
@@ -58,7 +59,8 @@ class PrefillPacer:
         """For so many ``rows``, each ``start`` tokens into its prompt."""
         step = self._decode_step()
         room = AIM * max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
-        tokens = self._costs.within(room, start, rows, self._max_tokens)
+        most = min(self._max_tokens, self._costs.reach) if decoding else self._max_tokens
+        tokens = self._costs.within(room, start, rows, most)
         if tokens < self._max_tokens:
             tokens = tokens // self._grain * self._grain
         return max(tokens, min(self._grain, self._max_tokens))
@@ -97,9 +99,12 @@ class _FittedCosts:
         """Tokens that take ``room`` seconds, up to ``most``. A part of the room is theirs whatever is fixed: smaller
         steps would be more steps, which take about as long."""
         room = max(room - self._fixed, TOKENS_SHARE * room)
-        if self._steps:
-            most = min(most, GROWTH * max(step.tokens for step in self._steps))  # the fit says little of what is beyond
         return most if self._token * most <= room else int(room / self._token)
+
+    @property
+    def reach(self) -> int:
+        """Tokens of a step that the fit still says something of."""
+        return GROWTH * max((step.tokens for step in self._steps), default=UNKNOWN)
 
     def usual(self) -> float:
         return self._token
@@ -137,6 +142,8 @@ class _CostsByDepth:
     Depths are levels, each twice as deep as the one before; a level that nothing was computed in yet is taken to cost
     twice as much as the one before. It never costs more.
     """
+
+    reach = UNKNOWN
 
     def __init__(self, first_estimate: float) -> None:
         self._first_estimate = first_estimate

@@ -75,10 +75,22 @@ def test_the_first_estimate_serves_until_there_are_observations() -> None:
 
 
 def test_steps_of_one_size_are_followed_by_another() -> None:
-    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-4)
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-3)
     for _ in range(10):
-        pacer.observe_prefill((1, 128, 0), 128, 0.01, decoding=False)
-    assert pacer.budget(decoding=True) == GROWTH * 128
+        pacer.observe_prefill((1, 128, 0), 128, 0.069, decoding=False)
+    assert pacer.budget(decoding=True) == 128, "what half of the step may have been"
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-3)
+    for _ in range(10):
+        pacer.observe_prefill((1, 128, 0), 128, 0.035, decoding=False)
+    assert 128 < pacer.budget(decoding=True) <= 3 * 128
+
+
+def test_short_prompts_say_little_of_long_ones_beside_streams() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-4)
+    for tokens in (20, 30, 40, 60) * 4:
+        pacer.observe_prefill((1, tokens, 0), tokens, 0.008, decoding=False)
+    assert pacer.budget(decoding=True) == GROWTH * 60
+    assert pacer.budget(decoding=False) == 4096, "but a burst that nobody decodes beside is not held up"
 
 
 def test_compiling_that_takes_seconds_does_not_look_like_a_slow_device() -> None:
