@@ -149,7 +149,7 @@ class Scheduler:
         self.memory.commit(self._next_groups)
         join = [self._join(request, group) for request, group in joining.values()]
         self._take_loaded()
-        if self._waiting:
+        if self._waiting and self.num_running < self._config.max_running_requests:
             self._admit(self._budget(0, len(self._waiting)))
         prefill = self._prefill()
         self._bound_cache()
