@@ -16,15 +16,15 @@ ALONE = 0.3  # seconds for a step of prompts only: how long an abort may have to
 # where attention is most of it, a prompt's last tokens take milliseconds each.
 GRAIN = 32
 GRAIN_BY_DEPTH = 8
-MEMORY = 32  # steps whose times are remembered
+MEMORY = 32  # steps that only decoded, whose times are remembered
 FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
 MAX_SHAPES = 10_000
 FITTED = 16  # steps that costs are fitted to
 APART = 1.5  # steps whose sizes differ by less tell little of what a token costs
 MIN_SLOPES = 3
 GROWTH = 8  # steps beside streams get larger by at most as much at once
-UNKNOWN = 2**30
-TOKENS_SHARE = 0.25
+UNKNOWN = 2**30  # tokens: no limit is known
+TOKENS_SHARE = 0.25  # of the room of a step, at least, whatever is fixed
 FIRST_LEVEL = 6  # of the prompt that a first estimate comes from (see support.py)
 RECENT = 8  # steps of each depth, or of those that tell what is fixed
 
