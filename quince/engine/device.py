@@ -34,6 +34,11 @@ def has_reference_blas() -> bool:
     return bool(sys.platform == "linux" and mx.default_device().type == mx.cpu)
 
 
+def has_rotation_kernel() -> bool:
+    """Whether rotary positions are one operation. On CPUs they are some twenty."""
+    return bool(mx.default_device().type == mx.gpu)
+
+
 def compiles_kernels() -> bool:
     """Whether a computation of new shapes may take much longer than the same one later."""
     return bool(mx.default_device().type == mx.gpu)

@@ -12,7 +12,7 @@ from mlx.nn.layers.base import Module
 from mlx_lm.utils import load_model
 
 from quince.engine.adapters import put_over
-from quince.engine.weight_layout import arrange_weights
+from quince.engine.preparation import prepare
 from quince.errors import ModelLoadError
 
 DEFAULT_MAX_MODEL_LEN = 4096
@@ -37,7 +37,7 @@ def load(path: Path, *, max_model_len: int | None, adapter: Path | None = None) 
         model, _ = load_model(path)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"{path.name}: {error}") from error
-    arrange_weights(model)
+    prepare(model)
     if adapter is not None:
         put_over(model, adapter)
     text_config = {**config, **config.get("text_config", {})}

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from quince.engine.loader import LoadedModel, context_length, read_config, set_wired_limit
-from quince.engine.weight_layout import arrange_weights
+from quince.engine.preparation import prepare
 from quince.errors import ModelLoadError
 
 MISSING = "this model reads images, which needs mlx-vlm: pip install 'quince[vision]'"
@@ -38,7 +38,7 @@ def load_vision(path: Path, *, max_model_len: int | None, adapter: Path | None =
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"{path.name}: {error}") from error
     model.eval()
-    arrange_weights(model)
+    prepare(model)
     text_config = {**config, **config.get("text_config", {})}
     return LoadedModel(
         model=model,

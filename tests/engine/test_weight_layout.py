@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.lora import LoRALinear
 
-from quince.engine import device, weight_layout
+from quince.engine import device
 from quince.engine.loader import load
-from quince.engine.weight_layout import arrange_weights, store_by_inputs
+from quince.engine.preparation import prepare
+from quince.engine.weight_layout import store_by_inputs
 from tests import tiny_adapters, tiny_models
 
 TOKENS = mx.array([[7, 3, 99, 4, 50, 21]])
@@ -61,9 +62,9 @@ def test_weights_are_there_once() -> None:
 
 @pytest.mark.parametrize("gains", [True, False])
 def test_only_where_the_device_gains(gains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_layout.device, "has_reference_blas", lambda: gains)
+    monkeypatch.setattr(device, "has_reference_blas", lambda: gains)
     layer = nn.Linear(8, 4)
-    arrange_weights(nn.Sequential(layer))
+    prepare(nn.Sequential(layer))
     assert lies_by_inputs(layer.weight) is gains
 
 
