@@ -236,7 +236,12 @@ class ServeConfig(ModelSettings):
     max_running_requests: int = Field(32, ge=1, le=1024, description="Requests that share the running batch.")
     queue_size: int = Field(100, ge=0, description="Requests that may wait; more are answered 429.")
     queue_timeout: float = Field(300, gt=0, description="Seconds a request may wait before it is answered 504.")
-    prefill_chunk_size: int = Field(4096, ge=16, description="Most prompt tokens computed between two decode steps.")
+    prefill_chunk_size: int | None = Field(
+        None,
+        ge=16,
+        description="Most prompt tokens computed between two decode steps (default: 4096; on CUDA 16384, of which one "
+        "prompt's are 4096).",
+    )
     engine_timeout: float = Field(
         120, gt=0, description="Seconds without progress before a busy engine counts as hung and is restarted."
     )

@@ -112,24 +112,26 @@ class Batch(msgspec.Struct, frozen=True):
     ``prefill`` in one forward pass.
 
     Rows of one group decode in one forward pass. The requests of ``prefill`` either all begin or were all in the same
-    ``prefill`` before; who is left out there never comes back to it. ``decoding`` counts the rows that decode, those
-    that join included. ``tight``: the groups' buffers become no larger than they must be. ``write``, of what is kept
-    after ``cache``, is done when the step before has ended.
+    ``prefill`` before; who is left out there never comes back to it. Their chunks are padded to ``prefill_width``
+    tokens, or to the longest of them. ``decoding`` counts the rows that decode, those that join included. ``tight``:
+    the groups' buffers become no larger than they must be. ``write``, of what is kept after ``cache``, is done when the
+    step before has ended.
     """
 
     cache: list[CacheOperation] = []
     free: list[str] = []
     join: list[DecodeRow] = []
     prefill: list[PrefillChunk] = []
+    prefill_width: int = 0
     decoding: int = 0
     tight: bool = False
     write: list[DiskWrite] = []
 
     @property
     def prefill_shape(self) -> tuple[int, int, int]:
-        """The rectangle that is prefilled: rows, tokens of the longest, and where it starts."""
+        """The rectangle that is prefilled: rows, tokens of each with padding, and where it starts."""
         width = max((len(chunk.token_ids) for chunk in self.prefill), default=0)
-        return len(self.prefill), width, self.prefill[0].start if self.prefill else 0
+        return len(self.prefill), max(width, self.prefill_width), self.prefill[0].start if self.prefill else 0
 
     @property
     def prefill_size(self) -> int:

@@ -66,10 +66,10 @@ class RowChange:
 class LayerRows(Protocol):
     """One layer's cache for the rows of a batch; ``RowPositions`` counts the rows.
 
-    ``cache`` is what the model is given; it may be another object after rows have changed. ``start`` runs when the
-    first rows, empty ones, are there; ``begin`` and ``commit`` frame each call of the model. For a RowChange,
-    ``detach`` gives the rows that move, to be evaluated; then, with the positions changed, ``change`` puts them and
-    the arrivals, (this layer of another batch, row there), in their places.
+    ``cache`` is what the model is given; it may be another object after rows have changed, and after ``begin``.
+    ``start`` runs when the first rows, empty ones, are there; ``begin`` and ``commit`` frame each call of the model.
+    For a RowChange, ``detach`` gives the rows that move, to be evaluated; then, with the positions changed, ``change``
+    puts them and the arrivals, (this layer of another batch, row there), in their places.
 
     ``segment`` copies a row's tokens from position ``start`` to ``stop`` if this layer can be cut at any token, else
     ``snapshot`` copies all of the row's state; the other one gives None. ``restore`` makes one row of them again, to be
@@ -152,6 +152,8 @@ class ProtocolRows:
     def begin(self, counts: Sequence[int] | None) -> None:
         if counts is not None:
             width = self._positions.width
+            if self.cache is self._empty:  # one row's own cache, which may know no padding
+                self.cache = self._merge([self._empty])
             self.cache.prepare(lengths=list(counts), right_padding=[width - count for count in counts])
 
     def commit(self) -> None:
@@ -309,6 +311,11 @@ class BatchCache:
         return self._positions.lengths
 
     @property
+    def width(self) -> int:
+        """Tokens of each row in the current call, padding included."""
+        return self._positions.width
+
+    @property
     def positions(self) -> mx.array:
         """Of the tokens in the current call, [rows or 1, width]."""
         return self._positions.written_positions()
@@ -318,6 +325,8 @@ class BatchCache:
         self._positions.begin(width, counts)
         for layer in self._layers:
             layer.begin(counts)
+        if counts is not None:
+            self._refresh()
 
     def commit(self) -> None:
         """The call is built: its tokens are part of the rows."""

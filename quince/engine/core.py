@@ -12,7 +12,7 @@ import mlx.core as mx
 from llguidance import LLMatcher
 
 from quince.engine.batch import Batch
-from quince.engine.device import compiles_kernels, memory_budget
+from quince.engine.device import builds_kernels_by_size, compiles_kernels, memory_budget
 from quince.engine.disk_cache import DiskCache
 from quince.engine.disk_tier import DiskTier
 from quince.engine.forward import Forward
@@ -40,17 +40,21 @@ _FORWARD_FAILURES = (ValueError, TypeError, LookupError, AttributeError, Arithme
 
 @dataclass(frozen=True)
 class CoreConfig:
-    """How much an engine does at once. Of ``memory_bytes`` (None: what the device has, up to ``memory_limit``), weights
-    included, ``prefix_cache_bytes`` may be kept across requests (0: nothing, None: half of what is left).
-    ``snapshot_interval``: tokens of a long prompt between two snapshots."""
+    """How much an engine does at once: ``prefill_tokens`` of prompts in a step (None: no more than of one prompt), of
+    which ``prefill_chunk_size`` are one prompt's. Of ``memory_bytes`` (None: what the device has, up to
+    ``memory_limit``), weights included, ``prefix_cache_bytes`` may be kept across requests (0: nothing, None: half of
+    what is left). ``snapshot_interval``: tokens of a long prompt between two snapshots. ``round_widths``: see
+    LaneRules; None: where the device needs it."""
 
     max_running_requests: int
     prefill_chunk_size: int
+    prefill_tokens: int | None = None
     memory_bytes: int | None = None
     memory_limit: int | None = None
     prefix_cache_bytes: int | None = None
     snapshot_interval: int = 512
     kv_quantization: KVQuantization | None = None
+    round_widths: bool | None = None
 
 
 def make_core(
@@ -71,7 +75,9 @@ def make_core(
         quantization=quantization,
         write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
     )
-    pacer = PrefillPacer(max_tokens=chunk, token_seconds=costs.token_seconds, compiles=compiles_kernels())
+    pacer = PrefillPacer(
+        max_tokens=config.prefill_tokens or chunk, token_seconds=costs.token_seconds, compiles=compiles_kernels()
+    )
     memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config, forward.reserved_bytes), max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
     if not support.batches:
@@ -86,7 +92,9 @@ def make_core(
     scheduler = Scheduler(
         SchedulerConfig(
             max_running_requests=config.max_running_requests if support.batches else 1,
+            prefill_chunk_size=chunk,
             pad_prefill=support.pads,
+            round_widths=builds_kernels_by_size() if config.round_widths is None else config.round_widths,
             snapshot_interval=config.snapshot_interval,
             mix_adapters=forward.mixes_adapters,
         ),
@@ -116,7 +124,8 @@ def _kv_bytes(costs: Costs, config: CoreConfig, reserved: int) -> int:
     mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
     mx.set_cache_limit(budget // POOL_SHARE)
     free = budget - mx.get_active_memory()
-    room = free - min(costs.token_memory * config.prefill_chunk_size, free // 4) - reserved
+    step_tokens = config.prefill_tokens or config.prefill_chunk_size
+    room = free - min(costs.token_memory * step_tokens, free // 4) - reserved
     if room <= 0:
         raise ModelLoadError(
             f"the model takes {mx.get_active_memory() / 2**20:.0f} MiB, which leaves nothing of the engine's "

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+CHUNK = 4096  # tokens of one prompt in a step
+STEP_ON_CUDA = 16384  # of all prompts: there, many short ones take hardly longer than one
 SHARE = 0.9  # of a GPU's memory; the rest is the driver's and what a forward pass needs for a moment
 CPU_SHARE = 0.5  # of the machine's memory, which others use too
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -42,6 +44,18 @@ def has_rotation_kernel() -> bool:
 def compiles_kernels() -> bool:
     """Whether a computation of new shapes may take much longer than the same one later."""
     return bool(mx.default_device().type == mx.gpu)
+
+
+def builds_kernels_by_size() -> bool:
+    """Whether attention over a number of tokens that was not seen before takes long. On CUDA, cuDNN builds its kernels
+    for each number of rows, queries and keys: 20 to 100 ms. Metal's serve all of them."""
+    return bool(mx.cuda.is_available() and mx.default_device().type == mx.gpu)
+
+
+def prefill_tokens() -> int:
+    """How many tokens of prompts may be in a step, of which CHUNK are one prompt's: attention may take memory for each
+    pair of a prompt's tokens."""
+    return STEP_ON_CUDA if mx.cuda.is_available() and mx.default_device().type == mx.gpu else CHUNK
 
 
 def share_cores() -> None:

@@ -66,7 +66,7 @@ class TextForward:
         return logits
 
     def prefill(self, chunks: Sequence[PrefillChunk], cache: BatchCache) -> mx.array:
-        return self.logits(mx.array(padded(chunks)), cache, [chunk.request_id for chunk in chunks])
+        return self.logits(mx.array(padded(chunks, cache.width)), cache, [chunk.request_id for chunk in chunks])
 
     def add(self, request: AddRequest) -> None:
         raise ValueError("this model reads text only, and has no adapters")
@@ -81,7 +81,6 @@ class TextForward:
         pass
 
 
-def padded(chunks: Sequence[PrefillChunk]) -> list[list[int]]:
-    """The chunks' tokens as rows of one width."""
-    width = max(len(chunk.token_ids) for chunk in chunks)
+def padded(chunks: Sequence[PrefillChunk], width: int) -> list[list[int]]:
+    """The chunks' tokens as rows of this width."""
     return [chunk.token_ids + [0] * (width - len(chunk.token_ids)) for chunk in chunks]

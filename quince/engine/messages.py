@@ -29,7 +29,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_bytes`` (None: what the device has, up to ``memory_limit``) hold weights, caches and, as a part,
     ``prefix_cache_bytes`` (0: none; None: a share). ``prefix_cache_disk_bytes`` more of it may be kept in files below
     ``prefix_cache_dir``, across restarts. ``kv_bits`` (None: as the model computes them) hold each number of keys and
-    values. ``vision``: the model is one of mlx-vlm's.
+    values. ``prefill_chunk_size``: most tokens of prompts in a step (None: what suits the device). ``vision``: the
+    model is one of mlx-vlm's.
     """
 
     address: str
@@ -37,7 +38,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     adapter_path: str | None = None
     adapters: dict[str, str] = {}
     max_running_requests: int
-    prefill_chunk_size: int
+    prefill_chunk_size: int | None = None
     max_model_len: int | None = None
     memory_bytes: int | None = None
     memory_limit: int | None = None

@@ -137,7 +137,7 @@ class ModelRunner:
             self._change_rows(batch)
         launched = _Launched([self._decode(group) for group in self._groups.values()])
         if batch.prefill:
-            self._prefill(batch.prefill, launched)
+            self._prefill(batch, launched)
         tokens = self._launched.wait()
         self.started_at = time.perf_counter()
         self.store.settle()
@@ -270,14 +270,15 @@ class ModelRunner:
 
     # Prefill
 
-    def _prefill(self, chunks: list[PrefillChunk], launched: _Launched) -> None:
+    def _prefill(self, batch: Batch, launched: _Launched) -> None:
+        chunks = batch.prefill
         prefill = self._prefills.get(chunks[0].request_id)
         if prefill is None or prefill.restored:
             prefill = self._start_prefill(chunks)
         chunks = self._keep_only(prefill, chunks)
         cache = prefill.cache
         counts = [len(chunk.token_ids) for chunk in chunks]
-        width = max(counts)
+        _, width, _ = batch.prefill_shape
         cache.begin(width, counts if min(counts) < width else None)
         self._forward.prefill(chunks, cache)  # the logits are not evaluated, the caches are
         cache.commit()

@@ -14,14 +14,28 @@ MAX_LANES = 4
 MAX_LONG_LANES = 2  # each holds a buffer for a whole prompt
 MAX_PADDING = 256  # tokens that a lane may compute in vain, besides half of its own
 MAX_DRAG = 2048  # tokens that a lane may read in vain, besides as many as its own
+# Widths that come again: so many between each power of two and the next, but none closer than MIN_STEP.
+WIDTHS_PER_OCTAVE = 8
+MIN_STEP = 16
+
+
+@dataclass(frozen=True)
+class LaneRules:
+    """``max_width``: most tokens of one prompt in a step. ``pad``: whether prompts of different lengths may be computed
+    together; ``mix_adapters``: and those for different adapters; ``round_widths``: whether they are padded to widths
+    that come again."""
+
+    max_width: int
+    pad: bool
+    mix_adapters: bool
+    round_widths: bool
 
 
 @dataclass
 class Lane:
     """Requests whose prompts are computed in the same forward passes, from their first chunk on."""
 
-    pad: bool  # whether prompts of different lengths may be computed together
-    mix_adapters: bool = True  # and those for different adapters
+    rules: LaneRules
     requests: list[Request] = field(default_factory=list)
     rectangle: Rectangle = field(default_factory=Rectangle)  # its buffers, until the last of its requests has left
 
@@ -44,25 +58,30 @@ class Lane:
         pending = self.pending
         return len(pending) * max((request.num_to_prefill for request in pending), default=0)
 
-    def chunks(self, budget: int) -> list[PrefillChunk]:
-        """The next tokens of every request: up to its next save point, within ``budget`` padding included."""
+    def chunks(self, budget: int) -> tuple[list[PrefillChunk], int]:
+        """The next tokens of every request: up to its next save point, within ``budget`` padding included; and the
+        width that they are padded to."""
         pending = self.pending
-        most = max(1, budget // len(pending))
+        most = max(1, min(budget // len(pending), self.rules.max_width))
         counts = [min(most, _next_stop(request) - request.num_prefilled) for request in pending]
-        if not self.pad:
+        if not self.rules.pad:
             counts = [min(counts)] * len(counts)
-        return [_chunk(request, count) for request, count in zip(pending, counts, strict=True)]
+        width = max(counts)
+        if self.rules.pad and self.rules.round_widths:
+            room = self.rectangle.columns - max(request.num_prefilled for request in pending)
+            width = max(width, min(rounded_width(width), most, room))
+        return [_chunk(request, count) for request, count in zip(pending, counts, strict=True)], width
 
     def takes(self, request: Request, cached: int, budget: int) -> bool:
         """Whether a request, of which ``cached`` tokens are there, can begin together with those that are in it.
 
         Padding counts against the budget; and very different lengths do not drag each other.
         """
-        if not self.mix_adapters and request.adapter != self.requests[0].adapter:
+        if not self.rules.mix_adapters and request.adapter != self.requests[0].adapter:
             return False
         own = len(request.input_token_ids) - 1
         widths = [member.num_to_prefill for member in self.requests]
-        if not self.pad and (own - cached != widths[0] or cached != self.requests[0].num_prefilled):
+        if not self.rules.pad and (own - cached != widths[0] or cached != self.requests[0].num_prefilled):
             return False
         widths.append(own - cached)
         ends = [own, *(len(member.input_token_ids) - 1 for member in self.requests)]
@@ -76,10 +95,8 @@ class PrefillLanes:
     """Takes turns between the oldest lane, so that none starves, and the one with the least work left, so that short
     prompts do not wait for long ones."""
 
-    def __init__(self, *, pad: bool, mix_adapters: bool = True) -> None:
-        """See ``Lane``."""
-        self._pad = pad
-        self._mix_adapters = mix_adapters
+    def __init__(self, rules: LaneRules) -> None:
+        self._rules = rules
         self._lanes: list[Lane] = []
         self._oldest_next = True
 
@@ -89,9 +106,13 @@ class PrefillLanes:
             return False
         return work <= budget or sum(lane.work > budget for lane in self._lanes) < MAX_LONG_LANES
 
+    def new(self) -> Lane:
+        """One that is not in use."""
+        return Lane(self._rules)
+
     def add(self) -> Lane:
         """A new lane, to be filled before the next ``next_chunks``."""
-        self._lanes.append(Lane(self._pad, self._mix_adapters))
+        self._lanes.append(self.new())
         return self._lanes[-1]
 
     @property
@@ -114,11 +135,11 @@ class PrefillLanes:
     def clear(self) -> None:
         self._lanes.clear()
 
-    def next_chunks(self, budget: Callable[[int, int], int]) -> list[PrefillChunk]:
-        """``budget``: of a lane that is so far, with so many rows."""
+    def next_chunks(self, budget: Callable[[int, int], int]) -> tuple[list[PrefillChunk], int]:
+        """See ``Lane.chunks``. ``budget``: of a lane that is so far, with so many rows."""
         self._lanes = [lane for lane in self._lanes if lane.pending]
         if not self._lanes:
-            return []
+            return [], 0
         lane = self._lanes[0] if self._oldest_next else min(self._lanes, key=lambda lane: lane.work)
         self._oldest_next = not self._oldest_next
         pending = lane.pending
@@ -141,6 +162,13 @@ def save_points(boundaries: Iterable[int], start: int, end: int, interval: int) 
             points.append(boundary)
             last = boundary
     return sorted(set(points))
+
+
+def rounded_width(width: int) -> int:
+    """The next width that comes again: for devices that build a kernel for each size that they see. At most an eighth
+    of what is computed is padding then, or MIN_STEP tokens."""
+    step = max(MIN_STEP, (1 << width.bit_length()) // (2 * WIDTHS_PER_OCTAVE))
+    return (width + step - 1) // step * step
 
 
 def _next_stop(request: Request) -> int:

@@ -139,7 +139,7 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
 
     from quince.engine.adapters import AdapterForward
     from quince.engine.core import CoreConfig, make_core
-    from quince.engine.device import gains_from_fused_projections, share_cores
+    from quince.engine.device import CHUNK, gains_from_fused_projections, prefill_tokens, share_cores
     from quince.engine.forward import Forward, TextForward
     from quince.engine.fused_projections import fuse_projections
     from quince.engine.kv_layout import KVQuantization
@@ -168,7 +168,8 @@ def _make_generating(config: EngineConfig, wake: Callable[[], None]) -> tuple[Co
         GrammarCompiler(Path(config.model_path) / "tokenizer.json", loaded.vocab_size, wake),
         CoreConfig(
             max_running_requests=config.max_running_requests,
-            prefill_chunk_size=config.prefill_chunk_size,
+            prefill_chunk_size=config.prefill_chunk_size or CHUNK,
+            prefill_tokens=config.prefill_chunk_size or prefill_tokens(),
             memory_bytes=config.memory_bytes,
             memory_limit=config.memory_limit,
             prefix_cache_bytes=config.prefix_cache_bytes,
@@ -201,14 +202,14 @@ def _make_tier(config: EngineConfig, wake: Callable[[], None]) -> DiskTier | Non
 def _make_pooling(config: EngineConfig, _wake: Callable[[], None]) -> tuple[Core, Ready]:
     import mlx.core as mx
 
-    from quince.engine.device import share_cores
+    from quince.engine.device import CHUNK, share_cores
     from quince.engine.pooling_core import PoolingCore
     from quince.engine.pooling_model import load
     from quince.engine.pooling_runner import PoolingRunner
 
     share_cores()
     model = load(Path(config.model_path), config.task, max_model_len=config.max_model_len)
-    core = PoolingCore(PoolingRunner(model.head, model.decoder), max_batch_tokens=config.prefill_chunk_size)
+    core = PoolingCore(PoolingRunner(model.head, model.decoder), max_batch_tokens=config.prefill_chunk_size or CHUNK)
     return core, Ready(
         model_type=model.model_type,
         vocab_size=model.vocab_size,

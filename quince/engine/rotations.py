@@ -41,8 +41,8 @@ class Rotations:
         self._both: tuple[mx.array, mx.array]
 
     def at(self, offset: Offset, width: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
-        """Of ``width`` positions from ``offset`` on, or from each row's: [rows or 1, 1, width, dims]. Those of the first
-        half of a vector stand there twice; the sines have the sign that they are added with."""
+        """Of ``width`` positions from ``offset`` on, or from each row's: [rows or 1, 1, width, dims]. Those of a
+        vector's first half stand there twice; the sines have the sign that they are added with."""
         if not self._is_known(offset, width, dtype):
             first = mx.array([offset]) if isinstance(offset, int) else offset.reshape(-1)
             positions = (first[:, None] + mx.arange(width)) * self._scale

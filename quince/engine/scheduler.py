@@ -27,7 +27,7 @@ from quince.engine.grouping import DecodeGroups
 from quince.engine.memory import GroupPlan, KVMemory, Rectangle
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
-from quince.engine.prefill import Lane, PrefillLanes, save_points
+from quince.engine.prefill import Lane, LaneRules, PrefillLanes, save_points
 from quince.engine.prefix_cache import Match, PrefixCache, common_prefix
 from quince.engine.request import STATUS_OF, Request, RequestStatus
 
@@ -36,12 +36,15 @@ LOOKAHEAD = 32  # waiting requests that are looked at in one step
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """``pad_prefill``: whether prompts of different lengths may be prefilled together. ``snapshot_interval``: tokens
-    between two snapshots of a long prompt. ``mix_adapters``: whether requests for different adapters may run in one
-    forward pass."""
+    """``prefill_chunk_size``: most tokens of one prompt in a step. ``pad_prefill``: whether prompts of different
+    lengths may be prefilled together. ``round_widths``: see LaneRules. ``snapshot_interval``: tokens between two
+    snapshots of a long prompt. ``mix_adapters``: whether requests for different adapters may run in one forward
+    pass."""
 
     max_running_requests: int
+    prefill_chunk_size: int = 4096
     pad_prefill: bool = True
+    round_widths: bool = False
     snapshot_interval: int = 512
     mix_adapters: bool = True
 
@@ -71,7 +74,9 @@ class Scheduler:
         self._config = config
         self._pacer = pacer
         self._groups = groups
-        self._lanes = PrefillLanes(pad=config.pad_prefill, mix_adapters=config.mix_adapters)
+        self._lanes = PrefillLanes(
+            LaneRules(config.prefill_chunk_size, config.pad_prefill, config.mix_adapters, config.round_widths)
+        )
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._followers = Followers()
         self._prefilling: dict[str, Request] = {}
@@ -151,13 +156,13 @@ class Scheduler:
         self._take_loaded()
         if self._waiting and self.num_running < self._config.max_running_requests:
             self._admit(self._budget(0, len(self._waiting)))
-        prefill = self._prefill()
+        prefill, width = self._prefill()
         self._bound_cache()
         free, self._free = self._free, []
         cache = self.prefix_cache.take_operations()
         write = [] if self.disk is None else self.disk.writes()
         decoding = len(self._decoding)
-        return Batch(cache=cache, free=free, join=join, prefill=prefill, decoding=decoding, tight=tight, write=write)
+        return Batch(cache, free, join, prefill, width, decoding, tight, write)
 
     def _budget(self, start: int, rows: int) -> int:
         """Tokens of prompts for this step: of so many rows, each ``start`` tokens into its own."""
@@ -243,10 +248,10 @@ class Scheduler:
 
     # Prefill
 
-    def _prefill(self) -> list[PrefillChunk]:
-        chunks = self._lanes.next_chunks(self._budget)
+    def _prefill(self) -> tuple[list[PrefillChunk], int]:
+        chunks, width = self._lanes.next_chunks(self._budget)
         self._advanced = [self._prefilling[chunk.request_id] for chunk in chunks]
-        return chunks
+        return chunks, width
 
     def _save_prefilled(self) -> None:
         """Keep what the last Batch has computed of prompts, where others may resume."""
@@ -399,7 +404,7 @@ class Scheduler:
         need = memory.row_bytes(len(request.input_token_ids))
         if self.num_running > 0:
             reserved = sum(memory.row_bytes(len(other.input_token_ids)) for other in self._prefilling.values())
-            lane = lane or Lane(pad=False)
+            lane = lane or self._lanes.new()
             need += reserved + memory.lane_bytes(lane.grown(request)) - memory.lane_bytes(lane.rectangle)
         missing = self._row_bytes() + need + self.prefix_cache.nbytes - memory.max_bytes
         if missing <= 0:

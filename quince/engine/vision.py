@@ -147,9 +147,9 @@ class VisionForward:
 
     def prefill(self, chunks: Sequence[PrefillChunk], cache: BatchCache) -> mx.array:
         if not any(chunk.request_id in self._media for chunk in chunks):
-            return self.logits(mx.array(padded(chunks)), cache)
-        rows = [[max(token, 0) for token in row] for row in padded(chunks)]
-        width = len(rows[0])
+            return self.logits(mx.array(padded(chunks, cache.width)), cache)
+        width = cache.width
+        rows = [[max(token, 0) for token in row] for row in padded(chunks, width)]
         arguments: dict[str, Any] = {}
         if self._has_grid:
             arguments["position_ids"] = mx.array(np.stack([self._positions(c, width) for c in chunks], axis=1))

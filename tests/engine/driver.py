@@ -39,7 +39,9 @@ def make_core(
     prefix_cache_bytes: int = 0,
     kv_quantization: KVQuantization | None = None,
     tier: DiskTier | None = None,
+    **more: Any,
 ) -> EngineCore:
+    """``more``: of CoreConfig."""
     forward = TextForward(model) if isinstance(model, Module) else model
     grammars = GrammarCompiler(tokenizer_file(), VOCAB_SIZE)
     config = CoreConfig(
@@ -48,6 +50,7 @@ def make_core(
         prefix_cache_bytes=prefix_cache_bytes,
         snapshot_interval=64,
         kv_quantization=kv_quantization,
+        **more,
     )
     return core.make_core(forward, VOCAB_SIZE, grammars, config, tier)
 

@@ -127,6 +127,21 @@ def test_window_is_passed_many_times() -> None:
         assert batched[request.request_id].token_ids == expected
 
 
+def test_padded_prompts_equal_alone(model) -> None:
+    """As on CUDA: prompts are padded to widths that come again, many in one step, and are resumed."""
+    requests = random_requests(8, 16)
+    requests += [
+        msgspec.structs.replace(request, request_id=f"again-{request.request_id}", prompt_token_ids=more)
+        for request in random_requests(9, 8)
+        for more in [requests[int(request.request_id[1:])].prompt_token_ids + request.prompt_token_ids]
+    ]
+    core = make_core(model, prefill_tokens=500, round_widths=True, prefix_cache_bytes=2**30)
+    arrivals = {request.request_id: 3 * index for index, request in enumerate(requests[6:])}
+    batched = run(core, requests, arrivals=arrivals)
+    for request in requests:
+        assert batched[request.request_id].token_ids == run_alone(model, request).token_ids
+
+
 @pytest.mark.parametrize("chunk", [16, 31, 64, 1024])
 def test_chunks_do_not_change_the_answer(model, chunk: int) -> None:
     request = AddRequest("r", [7 * i % tiny_models.VOCAB_SIZE for i in range(150)], SamplingParams(max_tokens=12))

@@ -29,10 +29,13 @@ def make(
     memory: int = 2**40,
     cache: int = 0,
     max_padding: int = 2**40,
-    mix_adapters: bool = True,
+    width: int | None = None,
+    **more: bool,
 ) -> Scheduler:
+    """``chunk``: most tokens of prompts in a step, ``width``: of one prompt (None: no fewer); ``more`` of
+    SchedulerConfig."""
     return Scheduler(
-        SchedulerConfig(running, snapshot_interval=64, mix_adapters=mix_adapters),
+        SchedulerConfig(running, prefill_chunk_size=width or chunk, snapshot_interval=64, **more),
         pacer=PrefillPacer(max_tokens=chunk),
         prefix_cache=PrefixCache(layout, max_bytes=cache),
         memory=KVMemory(layout, max_bytes=memory, max_width=chunk),
@@ -98,6 +101,46 @@ def prefills(scheduler: Scheduler, runner: FakeRunner, steps: int) -> list[list[
         sizes.append([(chunk.request_id, len(chunk.token_ids)) for chunk in batch.prefill])
         scheduler.update(runner.run(batch))
     return sizes
+
+
+@pytest.mark.parametrize(
+    ("lengths", "widths"),
+    [
+        ((460,), [480, 0]),  # 459 to prefill
+        ((30, 401, 431), [433, 0]),  # 448 would be more than a third of a step
+        ((21,), [32, 0]),
+        ((1301,), [1000, 320, 0]),  # the rest of a prompt, too
+        ((514,), [514, 0]),  # no more than there is room for, in buffers of two times COLUMN_STEP
+        ((2,), [16, 0]),
+    ],
+)
+def test_widths_come_again(lengths: tuple[int, ...], widths: list[int]) -> None:
+    scheduler, runner = make(chunk=1300, width=1000, round_widths=True), FakeRunner(LAYOUT)
+    for number, length in enumerate(lengths):
+        scheduler.add(request(str(number), length))
+    seen = []
+    for _ in widths:
+        batch = scheduler.schedule()
+        seen.append(batch.prefill_width)
+        assert batch.prefill_size == len(batch.prefill) * batch.prefill_width <= 1300
+        scheduler.update(runner.run(batch))
+    assert seen == widths
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_widths_are_as_they_come_elsewhere(pad: bool) -> None:
+    scheduler = make(chunk=1000, round_widths=not pad, pad_prefill=pad)
+    scheduler.add(request("a", 460))
+    assert scheduler.schedule().prefill_shape == (1, 459, 0)
+
+
+def test_many_short_prompts_share_a_larger_step_than_one_prompt_gets() -> None:
+    scheduler, runner = make(chunk=1000, width=100, running=16), FakeRunner(LAYOUT)
+    scheduler.add(request("long", 151))
+    assert prefills(scheduler, runner, 2) == [[("long", 100)], [("long", 50)]]
+    for number in range(11):
+        scheduler.add(request(str(number), 91))
+    assert [len(sizes) for sizes in prefills(scheduler, runner, 2)] == [11, 0]
 
 
 def test_short_prompts_do_not_wait_for_a_long_one() -> None:
