@@ -28,7 +28,13 @@ def memory_budget(asked: int | None = None, limit: int | None = None) -> int:
 def gains_from_fused_projections() -> bool:
     """Whether a step is bound by how many kernels are handed to the device: on CUDA (benchmarks/README.md). A CPU takes
     as long as before; on Metal it was not measured."""
-    return bool(mx.cuda.is_available() and mx.default_device().type == mx.gpu)
+    return _is_cuda()
+
+
+def gains_from_vacant_rows() -> bool:
+    """Whether a row that nobody needs costs a step less than moving another one into its place, which is two kernels
+    for each buffer: on CUDA (benchmarks/README.md). On a CPU each row takes its time; on Metal it was not measured."""
+    return _is_cuda()
 
 
 def has_reference_blas() -> bool:
@@ -49,13 +55,13 @@ def compiles_kernels() -> bool:
 def builds_kernels_by_size() -> bool:
     """Whether attention over a number of tokens that was not seen before takes long. On CUDA, cuDNN builds its kernels
     for each number of rows, queries and keys: 20 to 100 ms. Metal's serve all of them."""
-    return bool(mx.cuda.is_available() and mx.default_device().type == mx.gpu)
+    return _is_cuda()
 
 
 def prefill_tokens() -> int:
     """How many tokens of prompts may be in a step, of which CHUNK are one prompt's: attention may take memory for each
     pair of a prompt's tokens."""
-    return STEP_ON_CUDA if mx.cuda.is_available() and mx.default_device().type == mx.gpu else CHUNK
+    return STEP_ON_CUDA if _is_cuda() else CHUNK
 
 
 def share_cores() -> None:
@@ -70,6 +76,10 @@ def share_cores() -> None:
     with contextlib.suppress(PermissionError):  # of a sandbox
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _is_cuda() -> bool:
+    return bool(mx.cuda.is_available() and mx.default_device().type == mx.gpu)
 
 
 def _default_budget() -> int:

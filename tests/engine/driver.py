@@ -74,7 +74,11 @@ def run(
             time.sleep(0.001)  # a grammar is being compiled, or the disk is read
         if not due and not engine.has_work():
             return answers
-        for output in engine.step():
+        outputs = engine.step()
+        # With a prefix cache, rows that are restored may be what the cache keeps, and not be there twice.
+        if not engine.scheduler.prefix_cache.enabled:
+            assert engine.runner.kv_bytes <= engine.scheduler.row_bytes, "the scheduler knows what rows take"
+        for output in outputs:
             answer = answers[output.request_id]
             answer.token_ids += output.token_ids
             answer.logprobs += output.logprobs

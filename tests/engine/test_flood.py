@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -49,9 +50,17 @@ def flood(core: EngineCore, requests: list[AddRequest], *, limit: int, rng: rand
     raise AssertionError("not finished")
 
 
-@pytest.mark.parametrize("cache", [0, 2**30])
+# With and without the prefix cache, and as on CUDA.
+KINDS: list[dict[str, Any]] = [
+    {"prefix_cache_bytes": 0},
+    {"prefix_cache_bytes": 2**30},
+    {"prefix_cache_bytes": 2**30, "prefill_tokens": 256, "round_widths": True, "keep_vacant_rows": True},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["qwen3", "gemma3_text", "lfm2", "qwen3_next", "mamba"])
-def test_every_answer_is_the_same_with_little_memory(name: str, cache: int) -> None:
+def test_every_answer_is_the_same_with_little_memory(name: str, kind: dict[str, Any]) -> None:
     model = built(name)
     rng = random.Random(name)
     prompts = [[rng.randrange(tiny_models.VOCAB_SIZE) for _ in range(rng.randrange(1, 500))] for _ in range(16)]
@@ -70,7 +79,7 @@ def test_every_answer_is_the_same_with_little_memory(name: str, cache: int) -> N
         )
         for index, prompt in enumerate(prompts)
     ]
-    core = make_core(model, prefix_cache_bytes=cache)
+    core = make_core(model, **kind)
     limit = int(2.5 * core.scheduler.memory.row_bytes(600))
     restrict(core, limit)
     answers = flood(core, requests, limit=limit, rng=rng)
@@ -78,9 +87,9 @@ def test_every_answer_is_the_same_with_little_memory(name: str, cache: int) -> N
         assert answers[request.request_id] == run_alone(model, request).token_ids
 
 
-@pytest.mark.parametrize("cache", [0, 2**30])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["qwen3", "gemma3_text", "qwen3_next"])
-def test_preempted_requests_go_on_where_they_were(name: str, cache: int) -> None:
+def test_preempted_requests_go_on_where_they_were(name: str, kind: dict[str, Any]) -> None:
     """Rows that all fit when they begin and do not when they grow."""
     model = built(name)
     requests = [
@@ -93,7 +102,7 @@ def test_preempted_requests_go_on_where_they_were(name: str, cache: int) -> None
         )
         for index in range(6)
     ]
-    core = make_core(model, prefix_cache_bytes=cache)
+    core = make_core(model, **kind)
     limit = 6 * core.scheduler.memory.row_bytes(512)
     restrict(core, limit)
     answers = flood(core, requests, limit=limit, rng=random.Random(1))
