@@ -74,11 +74,25 @@ class Prompts:
 
 
 @functools.cache
-def load_once(path: Path) -> Any:
-    """The model, shared by all engines of this process."""
+def load_plain(path: Path) -> Any:
+    """The model as mlx-lm loads it."""
     from mlx_lm.utils import load_model
 
     return load_model(path)[0]
+
+
+@functools.cache
+def load_prepared(path: Path) -> Any:
+    """The model as an engine process loads it."""
+    from quince.engine.device import gains_from_fused_projections
+    from quince.engine.forward import TextForward
+    from quince.engine.fused_projections import fuse_projections
+    from quince.engine.loader import load
+
+    model = load(path, max_model_len=None).model
+    if gains_from_fused_projections():
+        fuse_projections(TextForward(model), model)
+    return model
 
 
 class Quince:
@@ -86,13 +100,14 @@ class Quince:
 
     name = "Quince"
 
-    def __init__(self, path: Path, *, max_running: int, chunk: int) -> None:
+    def __init__(self, path: Path, *, max_running: int, chunk: int | None) -> None:
         from quince.engine.core import CoreConfig, make_core
+        from quince.engine.device import CHUNK, prefill_tokens
         from quince.engine.forward import TextForward
         from quince.engine.messages import StepOutput
         from quince.engine.structured import GrammarCompiler
 
-        self.model = load_once(path)
+        self.model = load_prepared(path)
         self._encode = msgspec.msgpack.Encoder().encode
         self._step_output = StepOutput
         grammars = GrammarCompiler(path / "tokenizer.json", BYTES)
@@ -100,7 +115,7 @@ class Quince:
             TextForward(self.model),
             BYTES,
             grammars,
-            CoreConfig(max_running, chunk, prefix_cache_bytes=PREFIX_CACHE_BYTES),
+            CoreConfig(max_running, chunk or CHUNK, chunk or prefill_tokens(), prefix_cache_bytes=PREFIX_CACHE_BYTES),
         )
         self._finished = 0
 
@@ -155,11 +170,12 @@ class MlxLm:
 
     name = "BatchGenerator"
 
-    def __init__(self, path: Path, *, max_running: int, chunk: int) -> None:
+    def __init__(self, path: Path, *, max_running: int, chunk: int | None) -> None:
         from mlx_lm.generate import BatchGenerator
 
-        self.model = load_once(path)
-        self.generator = BatchGenerator(self.model, completion_batch_size=max_running, prefill_step_size=chunk)
+        self.model = load_plain(path)
+        steps = {} if chunk is None else {"prefill_step_size": chunk}
+        self.generator = BatchGenerator(self.model, completion_batch_size=max_running, **steps)
 
     def add(self, prompts: Prompts, max_tokens: int, *, sampled: bool) -> None:
         from mlx_lm.sample_utils import make_sampler
@@ -361,7 +377,7 @@ def parse() -> argparse.Namespace:
     add("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     add("--prompt-tokens", type=int, help="[40 for tiny, else 460]")
     add("--steps", type=int, default=200, help="steps that are measured")
-    add("--chunk", type=int, default=2048, help="prefill_chunk_size and prefill_step_size")
+    add("--chunk", type=int, help="prefill_chunk_size and prefill_step_size [each engine's own]")
     add("--waiting", type=int, nargs="+", default=[0, 10, 100, 1000])
     add("--lengths", type=int, nargs="+", default=[128, 512, 2048, 8192], help="api: lengths of one stream's answer")
     add("--streams", type=int, nargs="+", default=[1, 4, 16, 64], help="api: concurrent streams")

@@ -44,6 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--modes", nargs="+", choices=("greedy", "sampled", "json"), default=["greedy", "sampled"])
     add("--requests-per-client", type=int, default=4)
     add("--prompt-tokens", type=int, help="words per prompt, one token each  [40 for tiny, else 440]")
+    add("--prompt-spread", type=int, default=0, help="by how many words prompts may be longer or shorter")
     add("--max-tokens", type=int, default=128)
     add("--repeats", type=int, default=3)
     add("--interleave", action="store_true", help="all concurrencies in every repeat, to compare them with each other")
@@ -117,11 +118,24 @@ def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> list[
     return runs
 
 
+def _load(options: argparse.Namespace, mode: str, size: tuple[int, int, int], seed: int) -> Load:
+    """``size``: clients, requests of each, tokens of an answer."""
+    clients, requests, max_tokens = size
+    return Load(
+        clients,
+        requests,
+        options.prompt_tokens,
+        max_tokens,
+        mode == "sampled",
+        seed,
+        structured=mode == "json",
+        prompt_spread=options.prompt_spread,
+    )
+
+
 def _warm_up(options: argparse.Namespace, contender: Contender, mode: str, concurrency: int) -> None:
     """Short answers at the same concurrency: kernels are compiled and buffers are there."""
-    load = Load(
-        concurrency, 1, options.prompt_tokens, WARM_UP_TOKENS, mode == "sampled", concurrency, structured=mode == "json"
-    )
+    load = _load(options, mode, (concurrency, 1, WARM_UP_TOKENS), concurrency)
     for result in contender.run(load.specs()):
         for request in result.requests:
             if request.error:
@@ -130,16 +144,7 @@ def _warm_up(options: argparse.Namespace, contender: Contender, mode: str, concu
 
 def _measure(options: argparse.Namespace, contender: Contender, labels: tuple[str, int, int], seed: int) -> Run:
     mode, concurrency, repeat = labels
-    requests = options.requests_per_client
-    load = Load(
-        concurrency,
-        requests,
-        options.prompt_tokens,
-        options.max_tokens,
-        mode == "sampled",
-        seed,
-        structured=mode == "json",
-    )
+    load = _load(options, mode, (concurrency, options.requests_per_client, options.max_tokens), seed)
     results, cpu = contender.measure(load.specs())
     return summarise(
         (contender.name, mode, concurrency, repeat),

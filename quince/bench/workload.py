@@ -84,7 +84,8 @@ class JobResult(msgspec.Struct):
 class Load:
     """``clients`` clients, each with ``requests`` requests of ``prompt_tokens`` words and ``max_tokens`` out.
 
-    ``structured``: every answer is the beginning of a long JSON array, of one of a few schemas.
+    ``structured``: every answer is the beginning of a long JSON array, of one of a few schemas. ``prompt_spread``: by how
+    many words a prompt may be longer or shorter.
     """
 
     clients: int
@@ -94,6 +95,7 @@ class Load:
     sampled: bool
     seed: int
     structured: bool = False
+    prompt_spread: int = 0
 
     def specs(self, *, tag: str = RUNNING, offset: float = 0.0, interval: float = 0.0) -> list[ClientSpec]:
         """Client ``i`` starts ``interval`` seconds after client ``i - 1``."""
@@ -105,7 +107,10 @@ class Load:
         ]
 
     def _request(self, source: random.Random, number: int) -> RequestSpec:
-        prompt = random_prompt(source, self.prompt_tokens)
+        words = self.prompt_tokens
+        if self.prompt_spread:
+            words += source.randint(-self.prompt_spread, self.prompt_spread)
+        prompt = random_prompt(source, max(1, words))
         if self.structured:
             return RequestSpec(prompt, self.max_tokens, schema=_schema(number % SCHEMAS))
         if not self.sampled:
