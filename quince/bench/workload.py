@@ -84,8 +84,8 @@ class JobResult(msgspec.Struct):
 class Load:
     """``clients`` clients, each with ``requests`` requests of ``prompt_tokens`` words and ``max_tokens`` out.
 
-    ``structured``: every answer is the beginning of a long JSON array, of one of a few schemas. ``prompt_spread``: by how
-    many words a prompt may be longer or shorter.
+    ``structured``: every answer is the beginning of a long JSON array, of one of a few schemas. ``prompt_spread``: by
+    how many words a prompt may be longer or shorter.
     """
 
     clients: int
