@@ -17,7 +17,7 @@ from quince.sampling import SamplingParams
 from quince.text import output_format
 from quince.text.chat import ChatPrompter
 from quince.text.events import Event, Finished, StopReason, TextDelta, Usage
-from quince.text.generation import GenerationParams, SamplingDefaults, TextGenerator, merge
+from quince.text.generation import GenerationParams, SamplingDefaults, TextGenerator, ends_of, merge
 from quince.text.media import MediaReference
 from quince.text.tokenizer import Tokenizer
 
@@ -305,3 +305,10 @@ async def test_a_request_has_the_adapter_that_its_model_or_its_field_names(token
     engine.adapters = ()
     with pytest.raises(InvalidRequest, match="It has none"):
         await used(plain, "sql")
+
+
+@pytest.mark.parametrize(
+    ("marks", "ends"), [((), []), ((9,), []), ((1,), [1, 4]), ((1, 2), [1, 2, 4, 6]), ((2, 2, 9), [2, 6])]
+)
+def test_where_messages_end(marks: tuple[int, ...], ends: list[int]) -> None:
+    assert ends_of([1, 2, 3, 1, 3, 2], marks) == ends
