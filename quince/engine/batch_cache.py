@@ -11,7 +11,7 @@ A model's ``make_cache`` says what each layer needs; ``BatchCache`` holds the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -73,8 +73,7 @@ class LayerRows(Protocol):
 
     ``segment`` copies a row's tokens from position ``start`` to ``stop`` if this layer can be cut at any token, else
     ``snapshot`` copies all of the row's state; the other one gives None. ``restore`` makes one row of them again, to be
-    copied from only. ``layout`` is what a row costs, known once the layer has been called. ``fits``: whether ``change``
-    would leave the memory as it is if so many rows were left, the longest of so many tokens.
+    copied from only. ``layout`` is what a row costs, known once the layer has been called.
     """
 
     @property
@@ -89,7 +88,6 @@ class LayerRows(Protocol):
     def snapshot(self, index: int) -> Part: ...
     def restore(self, segments: Sequence[Part], snapshot: Part) -> None: ...
     def layout(self) -> KVLayout: ...
-    def fits(self, rows: int, longest: int) -> bool: ...
 
 
 class _Unframed:
@@ -135,9 +133,6 @@ class AttentionRows(_Unframed):
 
     def layout(self) -> KVLayout:
         return self.cache.layout()
-
-    def fits(self, rows: int, longest: int) -> bool:
-        return self.cache.fits(rows, longest)
 
 
 class ProtocolRows:
@@ -201,9 +196,6 @@ class ProtocolRows:
             return KVLayout(reusable=False)
         return KVLayout(state_bytes=sum(array.nbytes for array in self.arrays()) // len(self._positions.lengths))
 
-    def fits(self, rows: int, longest: int) -> bool:
-        return True
-
 
 class SoloRow(_Unframed):
     """A cache of mlx-lm's own that cannot batch: one row, which is the cache itself."""
@@ -234,9 +226,6 @@ class SoloRow(_Unframed):
         """A guess for the memory that it takes: mlx-lm's caches grow by as many tokens as ours."""
         size = sum(array.nbytes for array in self.arrays())
         return KVLayout(token_bytes=size // COLUMN_STEP, reusable=False)
-
-    def fits(self, rows: int, longest: int) -> bool:
-        return True
 
 
 class ListRows:
@@ -283,9 +272,6 @@ class ListRows:
 
     def layout(self) -> KVLayout:
         return sum((member.layout() for member in self._members), KVLayout())
-
-    def fits(self, rows: int, longest: int) -> bool:
-        return all(member.fits(rows, longest) for member in self._members)
 
 
 class HasCaches(Protocol):
@@ -370,18 +356,6 @@ class BatchCache:
         for number, (layer, part) in enumerate(zip(self._layers, moved, strict=True)):
             layer.change(change, part, [(source._layers[number], index) for source, index in joining])
         self._refresh()
-
-    def fits(self, rows: int, longest: int) -> bool:
-        """Whether the memory would be no less with so many rows, the longest of so many tokens."""
-        return all(layer.fits(rows, longest) for layer in self._layers)
-
-    def bound(self, rows: Iterable[int], longest: int) -> None:
-        """These rows, which nobody needs, count for no more than ``longest`` tokens: whatever they hold."""
-        lengths = list(self.lengths)
-        for row in rows:
-            lengths[row] = min(lengths[row], longest)
-        if lengths != self.lengths:
-            self._positions.set_rows(lengths)
 
     def arrays(self) -> list[mx.array]:
         return [array for layer in self._layers for array in layer.arrays()]

@@ -12,7 +12,7 @@ import mlx.core as mx
 from llguidance import LLMatcher
 
 from quince.engine.batch import Batch
-from quince.engine.device import builds_kernels_by_size, compiles_kernels, gains_from_vacant_rows, memory_budget
+from quince.engine.device import builds_kernels_by_size, compiles_kernels, memory_budget
 from quince.engine.disk_cache import DiskCache
 from quince.engine.disk_tier import DiskTier
 from quince.engine.forward import Forward
@@ -21,7 +21,7 @@ from quince.engine.kv_layout import KVQuantization
 from quince.engine.media import keyed_token_ids, problem
 from quince.engine.memory import KVMemory
 from quince.engine.messages import AddRequest, EngineStats, Output
-from quince.engine.model_runner import ModelRunner, RunnerConfig
+from quince.engine.model_runner import ModelRunner
 from quince.engine.pacing import PrefillPacer
 from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
@@ -32,7 +32,6 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
-VACANT_SHARE = 16  # that part of a pass's time may go into reading rows that nobody needs
 POOL_SHARE = 16  # that part of an engine's memory may be buffers that nothing uses: other programs need some, too
 
 # What a model's own code may raise for images that it stumbles over.
@@ -45,7 +44,7 @@ class CoreConfig:
     which ``prefill_chunk_size`` are one prompt's. Of ``memory_bytes`` (None: what the device has, up to
     ``memory_limit``), weights included, ``prefix_cache_bytes`` may be kept across requests (0: nothing, None: half of
     what is left). ``snapshot_interval``: tokens of a long prompt between two snapshots. ``round_widths``: see
-    LaneRules, ``keep_vacant_rows``: DecodeGroup; None: as it suits the device."""
+    LaneRules; None: where the device needs it."""
 
     max_running_requests: int
     prefill_chunk_size: int
@@ -56,7 +55,6 @@ class CoreConfig:
     snapshot_interval: int = 512
     kv_quantization: KVQuantization | None = None
     round_widths: bool | None = None
-    keep_vacant_rows: bool | None = None
 
 
 def make_core(
@@ -69,11 +67,12 @@ def make_core(
         _check_quantization(forward, vocab_size, quantization, support.mask_axes)
     costs = measure(forward, vocab_size, quantization)
     chunk = config.prefill_chunk_size
-    keeps_vacant = gains_from_vacant_rows() if config.keep_vacant_rows is None else config.keep_vacant_rows
-    vacant_tokens = costs.padding_tokens // VACANT_SHARE if keeps_vacant else 0
     runner = ModelRunner(
         forward,
-        RunnerConfig(vocab_size, chunk, support.mask_axes, quantization, vacant_tokens),
+        vocab_size,
+        prefill_chunk_size=chunk,
+        mask_axes=support.mask_axes,
+        quantization=quantization,
         write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
     )
     pacer = PrefillPacer(

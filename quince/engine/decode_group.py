@@ -14,8 +14,6 @@ from quince.engine.penalties import RowHistory
 from quince.engine.sampler import Sampled, Sampler
 from quince.sampling import SamplingParams
 
-NOBODY = ""  # whose row a vacant one is
-
 
 @dataclass(slots=True)
 class Row:
@@ -41,13 +39,6 @@ class Row:
         )
 
     @property
-    def vacant(self) -> bool:
-        return self.request_id == NOBODY
-
-    def vacate(self) -> None:
-        self.request_id, self.sampling = NOBODY, SamplingParams(max_tokens=1)
-
-    @property
     def history(self) -> RowHistory:
         if self.input >= 0:
             return RowHistory(self.sampling, self.input)
@@ -55,17 +46,10 @@ class Row:
 
 
 class DecodeGroup:
-    """``change`` its rows between steps; a step is ``forward`` and then ``sample``, both lazy.
+    """``change`` its rows between steps; a step is ``forward`` and then ``sample``, both lazy."""
 
-    Rows that have been left may stay where they are, vacant: they go on saying something that nobody reads, until a
-    request joins that takes the place, or others move there.
-    """
-
-    def __init__(self, cache: BatchCache, *, vacant_tokens: int = 0) -> None:
-        """``vacant_tokens``: how many tokens vacant rows may take, as long as the longest row each, and no more rows
-        than are in use."""
+    def __init__(self, cache: BatchCache) -> None:
         self.cache = cache
-        self._vacant_tokens = vacant_tokens
         self.rows: list[Row] = []
         self._sampler = Sampler()
         self._tokens: mx.array | None = None
@@ -75,29 +59,14 @@ class DecodeGroup:
         self, leaving: set[str], join: Sequence[tuple[DecodeRow, BatchCache, int]], *, tight: bool = False
     ) -> None:
         """``join``: requests, each with the row of another batch that holds its prompt. ``tight``: see BatchCache."""
-        left = [row for row in self.rows if row.request_id in leaving]
-        if not left and not join and not tight:
+        removed = [index for index, row in enumerate(self.rows) if row.request_id in leaving]
+        if not removed and not join and not tight:
             return
-        for row in left:
-            row.vacate()
-        vacant = [index for index, row in enumerate(self.rows) if row.vacant]
-        lengths = [length for row, length in zip(self.rows, self.cache.lengths, strict=True) if not row.vacant]
-        lengths += [cache.lengths[index] for _, cache, index in join]
-        keeps = not tight and self._keeps(len(vacant) - len(join), lengths)
-        change = RowChange.plan(len(self.rows), vacant[: len(join)] if keeps else vacant, len(join))
-        if join or not keeps:
-            self.cache.change(change, [(cache, index) for _, cache, index in join], tight=tight)
-            rows = [*self.rows, *(Row.of(row) for row, _, _ in join)]
-            self.rows = [rows[number] for number in change.order]
-        self.cache.bound((index for index, row in enumerate(self.rows) if row.vacant), max(lengths, default=0))
+        change = RowChange.plan(len(self.rows), removed, len(join))
+        self.cache.change(change, [(cache, index) for _, cache, index in join], tight=tight)
+        rows = [*self.rows, *(Row.of(row) for row, _, _ in join)]
+        self.rows = [rows[number] for number in change.order]
         self._rows_changed = True
-
-    def _keeps(self, vacant: int, lengths: Sequence[int]) -> bool:
-        """Whether so many vacant rows may stay beside those in use."""
-        if vacant <= 0 or not lengths:
-            return False
-        rows, longest = len(lengths), max(lengths)
-        return vacant <= rows and vacant * longest <= self._vacant_tokens and self.cache.fits(rows, longest)
 
     def forward(self, model: Forward) -> mx.array:
         """Logits [rows, vocabulary] after one more token of every row."""

@@ -31,12 +31,6 @@ def gains_from_fused_projections() -> bool:
     return _is_cuda()
 
 
-def gains_from_vacant_rows() -> bool:
-    """Whether a row that nobody needs costs a step less than moving another one into its place, which is two kernels
-    for each buffer: on CUDA (benchmarks/README.md). On a CPU each row takes its time; on Metal it was not measured."""
-    return _is_cuda()
-
-
 def has_reference_blas() -> bool:
     """Whether float32 products are the reference BLAS's, as in MLX's CPU build for Linux. Apple's is a fast one."""
     return bool(sys.platform == "linux" and mx.default_device().type == mx.cpu)

@@ -321,25 +321,17 @@ class RowKVCache:
         if not self._positions.lengths:
             self._buffers = []
             return
-        rows, columns = self._shrunk(self.rows, max(self._positions.lengths))
-        if (rows, columns) != (self._buffers[0].shape[0], self._buffers[0].shape[2]):
-            self._buffers = [mx.contiguous(buffer[:rows, :, :columns]) for buffer in self._buffers]
-
-    def fits(self, rows: int, longest: int) -> bool:
-        """Whether the buffers would stay as they are if there were only so many rows, the longest of so many tokens."""
-        if not self._buffers:
-            return True
-        return self._shrunk(rows, longest) == (self._buffers[0].shape[0], self._buffers[0].shape[2])
-
-    def _shrunk(self, rows: int, longest: int) -> tuple[int, int]:
-        """Rows and columns that the buffers keep."""
         have_rows, have_columns = self._buffers[0].shape[0], self._buffers[0].shape[2]
+        longest = max(self._positions.lengths)
         if self._positions.tight:
-            columns = min(have_columns, self._columns_for(longest + 1))
+            rows, columns = self.rows, min(have_columns, self._columns_for(longest + 1))
         else:
             columns = min(have_columns, self._columns_for(shrunk_columns(have_columns, longest)))
-            rows = shrunk_rows(have_rows, rows)
-        return rows, have_columns if self._ring is not None else columns  # a ring that has come round cannot be cut
+            rows = shrunk_rows(have_rows, self.rows)
+        if self._ring is not None:
+            columns = have_columns  # a ring that has come round cannot be cut
+        if (rows, columns) != (have_rows, have_columns):
+            self._buffers = [mx.contiguous(buffer[:rows, :, :columns]) for buffer in self._buffers]
 
     def layout(self) -> KVLayout:
         size = sum(buffer.shape[1] * buffer.shape[3] * buffer.itemsize for buffer in self._buffers)

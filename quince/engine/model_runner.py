@@ -95,23 +95,18 @@ class _Launched:
         return [token for part in self.parts for token in part.tokens()]
 
 
-@dataclass(frozen=True)
-class RunnerConfig:
-    """``prefill_chunk_size``: the widest chunk of a prompt. ``mask_axes``: see Support; ``vacant_tokens``: see
-    DecodeGroup."""
-
-    vocab_size: int
-    prefill_chunk_size: int
-    mask_axes: int = 4
-    quantization: KVQuantization | None = None
-    vacant_tokens: int = 0
-
-
 class ModelRunner:
     """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
 
     def __init__(
-        self, forward: Forward, config: RunnerConfig, write: Callable[[DiskWrite, HostArrays], None] | None = None
+        self,
+        forward: Forward,
+        vocab_size: int,
+        *,
+        prefill_chunk_size: int,
+        mask_axes: int = 4,
+        quantization: KVQuantization | None = None,
+        write: Callable[[DiskWrite, HostArrays], None] | None = None,
     ) -> None:
         """``write``: takes what is to be written to the disk; without it, no Batch asks for that."""
         self.started_at = (
@@ -120,15 +115,18 @@ class ModelRunner:
         self.store = SnapshotStore()
         self._write = write or _no_disk
         self._forward = forward
-        self._config = config
+        self._vocab_size = vocab_size
         self._constraints: dict[str, Constraint] = {}
+        self._mask_axes = mask_axes
+        self._prefill_chunk_size = prefill_chunk_size
+        self._quantization = quantization
         self.reset()
 
     def reset(self) -> None:
         """Forget every row and all that was kept, after a failed step."""
         self.store.clear()
         self._forward.reset()
-        self._masks = TokenMasks(self._config.vocab_size)
+        self._masks = TokenMasks(self._vocab_size)
         self._prefills: dict[str, _Prefill] = {}
         self._groups: dict[int, DecodeGroup] = {}
         self._launched = _Launched()
@@ -183,10 +181,7 @@ class ModelRunner:
             joining[row.group].append((row, *self._take_prefilled(row.request_id)))
         leaving = set(batch.free)
         for number in [*self._groups, *(number for number in joining if number not in self._groups)]:
-            group = self._groups.get(number)
-            if group is None:
-                group = DecodeGroup(self._new_cache(max_width=1), vacant_tokens=self._config.vacant_tokens)
-                self._groups[number] = group
+            group = self._groups.setdefault(number, DecodeGroup(self._new_cache(max_width=1)))
             group.change(leaving, joining.get(number, ()), tight=batch.tight)
             if not group.rows:
                 del self._groups[number]
@@ -215,8 +210,8 @@ class ModelRunner:
             self._forward,
             max_width=max_width,
             expected_length=expected_length,
-            mask_axes=self._config.mask_axes,
-            quantization=self._config.quantization,
+            mask_axes=self._mask_axes,
+            quantization=self._quantization,
         )
 
     # What is kept across requests
@@ -293,7 +288,7 @@ class ModelRunner:
     def _start_prefill(self, chunks: list[PrefillChunk]) -> _Prefill:
         """A row for every chunk: empty, or what was restored."""
         longest = max(chunk.length for chunk in chunks) + 1  # one more, for the first step of decoding
-        cache = self._new_cache(max_width=self._config.prefill_chunk_size, expected_length=longest)
+        cache = self._new_cache(max_width=self._prefill_chunk_size, expected_length=longest)
         if all(chunk.start == 0 for chunk in chunks):
             cache.add_empty_rows(len(chunks))
         else:

@@ -54,7 +54,7 @@ def flood(core: EngineCore, requests: list[AddRequest], *, limit: int, rng: rand
 KINDS: list[dict[str, Any]] = [
     {"prefix_cache_bytes": 0},
     {"prefix_cache_bytes": 2**30},
-    {"prefix_cache_bytes": 2**30, "prefill_tokens": 256, "round_widths": True, "keep_vacant_rows": True},
+    {"prefix_cache_bytes": 2**30, "prefill_tokens": 256, "round_widths": True},
 ]
 
 

@@ -142,22 +142,6 @@ def test_padded_prompts_equal_alone(model) -> None:
         assert batched[request.request_id].token_ids == run_alone(model, request).token_ids
 
 
-def test_vacant_rows_change_nothing(model) -> None:
-    """As on CUDA: rows that are left stay where they are, until others join there or too many are vacant."""
-    rng = random.Random(12)
-    requests = [
-        msgspec.structs.replace(r, sampling=msgspec.structs.replace(r.sampling, **everything(rng)))
-        for r in random_requests(12, 24)
-    ]
-    arrivals = {request.request_id: rng.randrange(60) for request in requests}
-    aborts = {request.request_id: rng.randrange(65) for request in rng.sample(requests, 4)}
-    batched = run(make_core(model, keep_vacant_rows=True), requests, arrivals=arrivals, aborts=aborts)
-    for request in requests:
-        alone, together = run_alone(model, request), batched[request.request_id]
-        aborted = together.finish_reason is FinishReason.ABORT
-        assert together.token_ids == (alone.token_ids[: len(together.token_ids)] if aborted else alone.token_ids)
-
-
 @pytest.mark.parametrize("chunk", [16, 31, 64, 1024])
 def test_chunks_do_not_change_the_answer(model, chunk: int) -> None:
     request = AddRequest("r", [7 * i % tiny_models.VOCAB_SIZE for i in range(150)], SamplingParams(max_tokens=12))
