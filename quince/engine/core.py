@@ -32,6 +32,7 @@ from quince.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
+STEP_SHARE = 4  # that part of what weights leave may be what a step needs for a moment
 POOL_SHARE = 16  # that part of an engine's memory may be buffers that nothing uses: other programs need some, too
 
 # What a model's own code may raise for images that it stumbles over.
@@ -75,10 +76,11 @@ def make_core(
         quantization=quantization,
         write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
     )
-    pacer = PrefillPacer(
-        max_tokens=config.prefill_tokens or chunk, token_seconds=costs.token_seconds, compiles=compiles_kernels()
-    )
-    memory = KVMemory(costs.layout, max_bytes=_kv_bytes(costs, config, forward.reserved_bytes), max_width=chunk)
+    budget = _limit_memory(config)
+    step_tokens = _step_tokens(costs, config, budget - mx.get_active_memory())
+    pacer = PrefillPacer(max_tokens=step_tokens, token_seconds=costs.token_seconds, compiles=compiles_kernels())
+    kv_bytes = _kv_bytes(budget, costs.token_memory * step_tokens, forward.reserved_bytes)
+    memory = KVMemory(costs.layout, max_bytes=kv_bytes, max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes
     if not support.batches:
         logger.warning("this architecture cannot share a batch: requests run one after the other")
@@ -118,14 +120,26 @@ def _check_quantization(forward: Forward, vocab_size: int, quantization: KVQuant
     logger.info("keys and values in %d bits move the logits by %.2g %% of their size", quantization.bits, 100 * error)
 
 
-def _kv_bytes(costs: Costs, config: CoreConfig, reserved: int) -> int:
-    """What weights and forward passes leave for keys and values."""
+def _limit_memory(config: CoreConfig) -> int:
+    """Tell MLX how much memory it may take. Returns that."""
     budget = memory_budget(config.memory_bytes, config.memory_limit)
     mx.set_memory_limit(budget)  # above it, MLX gives back buffers that it keeps for later
     mx.set_cache_limit(budget // POOL_SHARE)
+    return budget
+
+
+def _step_tokens(costs: Costs, config: CoreConfig, free: int) -> int:
+    """Tokens of prompts in a step: as many as asked for, or, beyond what one prompt may have, as a share of the free
+    memory holds while they are computed."""
+    asked = config.prefill_tokens or config.prefill_chunk_size
+    fitting = free // STEP_SHARE // max(1, costs.token_memory)
+    return max(config.prefill_chunk_size, min(asked, fitting))
+
+
+def _kv_bytes(budget: int, step_bytes: int, reserved: int) -> int:
+    """What weights and forward passes leave for keys and values."""
     free = budget - mx.get_active_memory()
-    step_tokens = config.prefill_tokens or config.prefill_chunk_size
-    room = free - min(costs.token_memory * step_tokens, free // 4) - reserved
+    room = free - min(step_bytes, free // STEP_SHARE) - reserved
     if room <= 0:
         raise ModelLoadError(
             f"the model takes {mx.get_active_memory() / 2**20:.0f} MiB, which leaves nothing of the engine's "

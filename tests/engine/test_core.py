@@ -4,9 +4,12 @@ import time
 
 import pytest
 
+from quince.engine.core import CoreConfig, _step_tokens
+from quince.engine.kv_layout import KVLayout
 from quince.engine.messages import AddRequest
 from quince.engine.model_runner import _Launched
 from quince.engine.pacing import PrefillPacer, Shape
+from quince.engine.support import Costs
 from quince.sampling import SamplingParams
 from tests.engine.driver import make_core, run
 from tests.tiny_models import build
@@ -38,3 +41,17 @@ def test_what_a_step_takes_while_it_is_handed_over_is_its_own(monkeypatch: pytes
     run(make_core(build("qwen3")), requests, arrivals={"prompt": 5})
     assert sum(tokens for tokens, _ in seen) == 39
     assert all(seconds >= HANDING_OVER for _, seconds in seen)
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "tokens"),
+    [
+        (None, 2**40, 4096),
+        (16384, 2**40, 16384),
+        (16384, 4 * 10_000 * 1000, 10_000),  # a quarter of what is free holds so many
+        (16384, 1, 4096),
+    ],
+)
+def test_a_step_takes_no_more_prompts_than_there_is_memory_for(asked: int | None, free: int, tokens: int) -> None:
+    costs = Costs(token_seconds=0.0, token_memory=1000, padding_tokens=0, layout=KVLayout())
+    assert _step_tokens(costs, CoreConfig(32, 4096, asked), free) == tokens
