@@ -129,8 +129,8 @@ def _limit_memory(config: CoreConfig) -> int:
 
 
 def _step_tokens(costs: Costs, config: CoreConfig, free: int) -> int:
-    """Tokens of prompts in a step: as many as asked for, or, beyond what one prompt may have, as a share of the free
-    memory holds while they are computed."""
+    """Tokens of prompts in a step: as many as asked for, if a share of the free memory holds what they need while they
+    are computed; as one prompt may have in any case."""
     asked = config.prefill_tokens or config.prefill_chunk_size
     fitting = free // STEP_SHARE // max(1, costs.token_memory)
     return max(config.prefill_chunk_size, min(asked, fitting))

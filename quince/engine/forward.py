@@ -16,6 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from quince.engine.batch import PrefillChunk
 from quince.engine.batch_cache import BatchCache
 from quince.engine.messages import AddRequest
+from quince.engine.rotations import forget_rotations
 
 
 class Forward(Protocol):
@@ -78,7 +79,7 @@ class TextForward:
         pass
 
     def reset(self) -> None:
-        pass
+        forget_rotations(self._model)
 
 
 def padded(chunks: Sequence[PrefillChunk], width: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from quince.engine.encoders.layers import attention_mask
 from quince.engine.loader import read_config, set_wired_limit
 from quince.engine.messages import Task
 from quince.engine.pooling import Pooling, load_pooling, normalize, read_object
-from quince.engine.preparation import prepare
+from quince.engine.weight_layout import arrange_weights
 from quince.errors import ModelLoadError
 
 DEFAULT_MAX_MODEL_LEN = 512
@@ -225,7 +225,7 @@ def _load_encoder(path: Path, config: Mapping[str, Any], task: Task) -> _Made:
     # The classifier of a model that only makes vectors is not loaded.
     changes: dict[str, Any] = {"architectures": []} if task is Task.EMBED else {}
     model, _ = load_model(path, model_config=changes, get_model_classes=lambda config: (module.Model, module.ModelArgs))
-    prepare(model)
+    arrange_weights(model)
     args, encoder = model.args, Encoder(model)
     if task is Task.SCORE:
         if args.labels not in (1, 2):
@@ -244,7 +244,7 @@ def _load_decoder(path: Path, config: Mapping[str, Any], task: Task) -> _Made:
     # Vectors need no output layer: one that is apart from the embeddings is left out of the model and of its weights.
     changes = {"tie_word_embeddings": True} if task is Task.EMBED else {}
     model, _ = load_model(path, model_config=changes, get_model_classes=_decoder_classes)
-    prepare(model)
+    arrange_weights(model)
     decoder = Decoder(model, both_ways=bool(config.get("use_bidirectional_attention")))
     positions = int(config.get("max_position_embeddings") or DEFAULT_MAX_MODEL_LEN)
     reader = decoder if decoder.shares else None

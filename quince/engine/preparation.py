@@ -1,4 +1,4 @@
-"""What becomes of a model that was loaded, so that this device computes it as fast as it can. Answers stay the same."""
+"""What becomes of a model that writes, so that this device computes it as fast as it can. Answers stay the same."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from mlx.nn.layers.base import Module
 
 from quince.engine import device
 from quince.engine.rotations import share_rotations
-from quince.engine.weight_layout import store_by_inputs
+from quince.engine.weight_layout import arrange_weights
 
 
 def prepare(model: Module) -> None:
-    """Before adapters are put over it."""
-    if device.has_reference_blas():
-        store_by_inputs(model)
+    """When it was loaded, before adapters are put over it."""
+    arrange_weights(model)
     if not device.has_rotation_kernel():
         share_rotations(model)

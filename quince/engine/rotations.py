@@ -30,6 +30,13 @@ def share_rotations(model: Module) -> int:
     return shared
 
 
+def forget_rotations(model: Module) -> None:
+    """A step has failed: what it was computing may never get its values."""
+    for module in cast(list[Module], model.modules()):  # type: ignore[no-untyped-call]
+        if isinstance(module, SharedRoPE):
+            module.rotations.forget()
+
+
 class Rotations:
     """Cosines and sines of positions, of those that were asked for last."""
 
@@ -52,6 +59,9 @@ class Rotations:
             self._known = (offset, width, dtype)
         return self._both
 
+    def forget(self) -> None:
+        self._known = None
+
     def _is_known(self, offset: Offset, width: int, dtype: mx.Dtype) -> bool:
         """Arrays of offsets are the same if they are one: to compare their values would be to wait for them."""
         if self._known is None or self._known[1:] != (width, dtype):
@@ -65,12 +75,12 @@ class SharedRoPE(RoPE):
 
     def __init__(self, layer: RoPE, rotations: Rotations) -> None:
         super().__init__(layer.dims, layer.traditional, layer.base, layer.scale)
-        self._rotations = rotations
+        self.rotations = rotations
 
     def __call__(self, x: mx.array, offset: Offset = 0) -> mx.array:
         if x.ndim != 4:
             return cast(mx.array, super().__call__(x, offset))  # type: ignore[arg-type]  # arrays, too
-        cosines, sines = self._rotations.at(offset, x.shape[2], x.dtype)
+        cosines, sines = self.rotations.at(offset, x.shape[2], x.dtype)
         half, dims = self.dims // 2, self.dims
         whole = x if x.shape[-1] == dims else x[..., :dims]
         turned = mx.concatenate([whole[..., half:], whole[..., :half]], axis=-1)

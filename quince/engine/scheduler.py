@@ -162,7 +162,16 @@ class Scheduler:
         cache = self.prefix_cache.take_operations()
         write = [] if self.disk is None else self.disk.writes()
         decoding = len(self._decoding)
-        return Batch(cache, free, join, prefill, width, decoding, tight, write)
+        return Batch(
+            cache=cache,
+            free=free,
+            join=join,
+            prefill=prefill,
+            prefill_width=width,
+            decoding=decoding,
+            tight=tight,
+            write=write,
+        )
 
     def _budget(self, start: int, rows: int) -> int:
         """Tokens of prompts for this step: of so many rows, each ``start`` tokens into its own."""

@@ -27,6 +27,7 @@ from quince.engine.batch_cache import BatchCache
 from quince.engine.device import memory_budget
 from quince.engine.forward import padded
 from quince.engine.messages import AddRequest, MediaArray, MediaInput
+from quince.engine.rotations import forget_rotations
 from quince.errors import ModelLoadError
 
 Array = npt.NDArray[Any]
@@ -222,6 +223,7 @@ class VisionForward:
 
     def reset(self) -> None:
         self._features.clear()
+        forget_rotations(self._model)
 
     def release(self, request_id: str) -> None:
         self._media.pop(request_id, None)

@@ -13,6 +13,14 @@ from mlx.nn.layers.base import Module
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 
+from quince.engine import device
+
+
+def arrange_weights(model: Module) -> None:
+    """Lay the weights as this device computes fastest with them. Their shapes stay."""
+    if device.has_reference_blas():
+        store_by_inputs(model)
+
 
 def store_by_inputs(model: Module) -> None:
     """Keep the weights of linear layers, and of embeddings, which may be the model's head too, input by input. Their

@@ -12,7 +12,9 @@ from mlx.nn.layers.base import Module
 
 from quince.engine import device
 from quince.engine.loader import load
+from quince.engine.messages import AddRequest
 from quince.engine.rotations import Rotations, SharedRoPE, share_rotations
+from quince.sampling import SamplingParams
 from tests import tiny_models
 from tests.engine.driver import make_core, run, run_alone
 from tests.engine.test_golden import random_requests
@@ -94,6 +96,19 @@ def test_batched_equals_alone(name: str) -> None:
     batched = run(make_core(shared), requests, arrivals={r.request_id: rng.randrange(30) for r in requests})
     for request in requests:
         assert batched[request.request_id].token_ids == run_alone(plain, request).token_ids
+
+
+def test_what_a_failed_step_was_computing_is_forgotten() -> None:
+    model = tiny_models.build("qwen3")
+    share_rotations(model)
+    core, request = make_core(model), AddRequest("r", list(range(20)), SamplingParams(max_tokens=8))
+    before = run(core, [request])["r"].token_ids
+    for fails in (False, True):
+        cosines, _ = rotary(model)[0].rotations.at(0, 19, mx.float32)
+        cosines *= 0  # as if it had never been computed
+        if fails:
+            core.fail_step("broken on purpose")
+        assert (run(core, [request])["r"].token_ids == before) is fails
 
 
 @pytest.mark.parametrize("kernel", [True, False])

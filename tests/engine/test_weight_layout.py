@@ -13,8 +13,7 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from quince.engine import device
 from quince.engine.loader import load
-from quince.engine.preparation import prepare
-from quince.engine.weight_layout import store_by_inputs
+from quince.engine.weight_layout import arrange_weights, store_by_inputs
 from tests import tiny_adapters, tiny_models
 
 TOKENS = mx.array([[7, 3, 99, 4, 50, 21]])
@@ -64,7 +63,7 @@ def test_weights_are_there_once() -> None:
 def test_only_where_the_device_gains(gains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_reference_blas", lambda: gains)
     layer = nn.Linear(8, 4)
-    prepare(nn.Sequential(layer))
+    arrange_weights(nn.Sequential(layer))
     assert lies_by_inputs(layer.weight) is gains
 
 
