@@ -13,9 +13,9 @@ GAP_FACTOR = 3  # on a slow device, that many of its ordinary steps instead
 AIM = 0.7  # of that gap: nearly all gaps are to stay within it, on machines that have other work too
 ALONE = 0.3  # seconds for a step of prompts only: how long an abort may have to wait
 # Budgets are multiples of it, and at least as much. Where kernels are compiled, so that there are few different shapes;
-# where attention is most of it, a prompt's last tokens take milliseconds each.
+# where attention is most of it, a prompt's last tokens take up to ten milliseconds each.
 GRAIN = 32
-GRAIN_BY_DEPTH = 8
+GRAIN_BY_DEPTH = 2
 MEMORY = 32  # steps that only decoded, whose times are remembered
 FIRST_TIME_FACTOR = 3  # a new shape that is dearer by more was compiled, not only run
 MAX_SHAPES = 10_000

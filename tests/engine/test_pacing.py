@@ -137,11 +137,17 @@ def test_by_depth_a_step_is_believed_at_once() -> None:
     assert pacer.budget(decoding=True, start=300) == int(AIM * TARGET_GAP / 2e-3) // GRAIN_BY_DEPTH * GRAIN_BY_DEPTH
 
 
+def test_by_depth_a_slow_device_takes_few_tokens_at_once() -> None:
+    pacer = by_depth((15_000, 8, 8 * 12e-3))
+    assert pacer.budget(decoding=True, start=15_008) == 4
+    assert pacer.budget(decoding=False, start=15_008) == 24
+
+
 def test_by_depth_short_prompts_say_little_of_long_ones() -> None:
     """Attention costs the square of the length: each doubling of an unknown depth may double the cost of a token."""
     pacer = by_depth(*[(0, 60, 60 * 1e-4)] * 20)
-    assert pacer.budget(decoding=True) == 168  # up to 255 tokens at four times the cost: 0.07 s
-    assert pacer.budget(decoding=True, start=1000) == int(AIM * TARGET_GAP / 32e-4) // GRAIN_BY_DEPTH * GRAIN_BY_DEPTH
+    assert pacer.budget(decoding=True) == 174  # up to 255 tokens at four times the cost: 0.07 s
+    assert pacer.budget(decoding=True, start=1000) == 22  # up to 1,023 tokens, of 16 times the cost
 
 
 def test_by_depth_many_short_prompts_are_not_a_long_one() -> None:
