@@ -103,9 +103,8 @@ def contenders(options: argparse.Namespace) -> Iterator[list[Contender]]:
         yield started
 
 
-def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> list[Run]:
+def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> Iterator[Run]:
     """Every contender in turn, repeat after repeat, for each mode and concurrency (or all concurrencies in turn)."""
-    runs: list[Run] = []
     seed = int(time.time())
     in_turn = [options.concurrency] if options.interleave else [[one] for one in options.concurrency]
     for mode, levels in itertools.product(options.modes, in_turn):
@@ -113,9 +112,9 @@ def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> list[
             _warm_up(options, contender, mode, concurrency)
         for repeat, concurrency, contender in itertools.product(range(options.repeats), levels, who):
             seed += 1
-            runs.append(_measure(options, contender, (mode, concurrency, repeat), seed))
-            _say(runs[-1])
-    return runs
+            run = _measure(options, contender, (mode, concurrency, repeat), seed)
+            _say(run)
+            yield run
 
 
 def _load(options: argparse.Namespace, mode: str, size: tuple[int, int, int], seed: int) -> Load:
@@ -208,15 +207,21 @@ def main() -> None:
             print(scenario.table(measured))
             save(options.out, {"environment": about, options.scenario: measured})
             return
-        runs = measure_load(options, who)
+        runs: list[Run] = []
+        kept: list[Run] = []
+        for run in measure_load(options, who):
+            runs.append(run)
+            kept.append(run if options.keep_times else _without_times(run))
+            save(options.out, {"environment": about, "runs": kept})
+            if options.chart:
+                options.chart.write_text(draw(runs, options.model))
     print(report.serving(runs))
     print("\n" + report.scaling(runs))
-    if not options.keep_times:
-        for request in (request for run in runs for request in run.requests):
-            request.times, request.counts = request.times[:1], []
-    save(options.out, {"environment": about, "runs": runs})
-    if options.chart:
-        options.chart.write_text(draw(runs, options.model))
+
+
+def _without_times(run: Run) -> Run:
+    requests = [msgspec.structs.replace(r, times=r.times[:1], counts=[]) for r in run.requests]
+    return msgspec.structs.replace(run, requests=requests)
 
 
 def save(path: Path | None, results: dict[str, object]) -> None:
