@@ -42,7 +42,7 @@ class SchedulerConfig:
     pass."""
 
     max_running_requests: int
-    prefill_chunk_size: int = 4096
+    prefill_chunk_size: int
     pad_prefill: bool = True
     round_widths: bool = False
     snapshot_interval: int = 512

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import mlx.core as mx
 import pytest
 
-from quince.engine.device import share_cores
+from quince.config import ServeConfig
+from quince.engine.device import CHUNK, STEP_ON_CUDA, share_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such policies")
 
@@ -45,3 +46,9 @@ def test_a_sandbox_may_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_OTHER)
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     share_cores()
+
+
+def test_what_is_said_of_the_default_chunk_is_what_there_is() -> None:
+    """The configuration does not know devices: its text names the numbers."""
+    said = ServeConfig.model_fields["prefill_chunk_size"].description or ""
+    assert f"default: {CHUNK}" in said and f"CUDA {STEP_ON_CUDA}" in said

@@ -38,7 +38,7 @@ class Engine:
         self.prefix_cache = PrefixCache(layout, max_bytes=cache)
         self.disk = DiskCache(self.tier, self.prefix_cache, layout, lambda: token_seconds)
         self.scheduler = Scheduler(
-            SchedulerConfig(4, snapshot_interval=64),
+            SchedulerConfig(4, prefill_chunk_size=100, snapshot_interval=64),
             pacer=PrefillPacer(max_tokens=100),
             prefix_cache=self.prefix_cache,
             memory=KVMemory(layout, max_bytes=2**24, max_width=100),
