@@ -36,6 +36,7 @@ from quince.engine.messages import (
     Task,
 )
 from quince.errors import ModelLoadError
+from quince.pytorch import hide_pytorch
 
 logger = logging.getLogger("quince.engine")
 
@@ -96,6 +97,7 @@ def _exit_with_parent(address: str, ending: _Ending) -> None:
 
 def _load(config: EngineConfig, socket: EngineSocket, ending: _Ending) -> EngineServer | None:
     """Load the model and report it, or report why not."""
+    hide_pytorch()  # images are preprocessed elsewhere, by processors that may want it
     make = _make_generating if config.task is Task.GENERATE else _make_pooling
     try:
         core, ready = make(config, socket.wake)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from quince.errors import InvalidRequest, ModelLoadError
+from quince.pytorch import hide_pytorch
 from quince.text.detokenizer import Detokenizer
 from quince.text.length import LengthBound, groups
 from quince.text.segments import SegmentEncoder
@@ -31,7 +31,7 @@ class Tokenizer:
         """Raises ModelLoadError if there is no usable tokenizer."""
         if not any((path / name).is_file() for name in TOKENIZER_FILES):
             raise ModelLoadError(f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises installing PyTorch
+        hide_pytorch()
         from transformers import AutoTokenizer  # slow to import: not before a model is loaded
 
         try:

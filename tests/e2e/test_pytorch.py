@@ -1,0 +1,31 @@
+"""PyTorch beside Quince: transformers would import it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.demo_models import DEMOS
+from tests.e2e.server_process import ServerProcess
+
+
+def install_fake(site: Path, imported: Path) -> None:
+    """What looks like an installed PyTorch, and notes who imports it."""
+    for directory in (package := site / "torch", metadata := site / "torch-2.13.0.dist-info"):
+        directory.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    (package / "__init__.py").write_text(
+        f"import sys\nopen({str(imported)!r}, 'a').write(f'{{sys.argv}}\\n')\n__version__ = '2.13.0'\n"
+    )
+
+
+def test_no_process_of_a_text_model_imports_it(tmp_path: Path) -> None:
+    imported = tmp_path / "imported"
+    install_fake(tmp_path / "site", imported)
+    embedding = next(name for name in DEMOS if name.endswith("embedding"))
+    with ServerProcess(tmp_path / "log", env={"PYTHONPATH": str(tmp_path / "site")}) as server:
+        server.wait_ready()
+        message = {"role": "user", "content": "What is 2 + 3?"}
+        chat = server.http.post(f"{server.base_url}/v1/chat/completions", json={"messages": [message]})
+        embedded = server.http.post(f"{server.base_url}/v1/embeddings", json={"model": embedding, "input": "tea"})
+        assert (chat.status_code, embedded.status_code) == (200, 200), (chat.text, embedded.text)
+    assert not imported.exists(), imported.read_text()
