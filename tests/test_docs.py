@@ -53,6 +53,7 @@ def test_every_described_command_line_has_its_test() -> None:
     named = re.findall(r"^\|.*\| `(test_\w+(?:\[[\w-]+\])?)` \|$", text, re.MULTILINE)
     file = Path("tests") / "e2e" / "test_described_systems.py"
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(file)]
-    collected = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout
+    env = {**os.environ, "PYTEST_ADDOPTS": ""}  # its list looks different with -v
+    collected = subprocess.run(command, cwd=DOCS.parent, env=env, capture_output=True, text=True, check=True).stdout
     tests = set(re.findall(r"::(test_\S+)$", collected, re.MULTILINE)) - {"test_the_executables_are_installed"}
     assert len(named) > 40 and set(named) == tests
