@@ -11,6 +11,8 @@ from typing import NamedTuple
 TARGET_GAP = 0.1  # seconds between two tokens of a running stream that nobody minds
 GAP_FACTOR = 3  # on a slow device, that many of its ordinary steps instead
 AIM = 0.7  # of that gap: nearly all gaps are to stay within it, on machines that have other work too
+LEAST_AIM = 0.5  # on machines that have much of it; with less, a prompt would take too long
+NEARLY_ALL = 0.99
 ALONE = 0.3  # seconds for a step of prompts only: how long an abort may have to wait
 # Budgets are multiples of it, and at least as much. Where kernels are compiled, so that there are few different shapes;
 # where attention is most of it, a prompt's last tokens take up to ten milliseconds each.
@@ -27,6 +29,7 @@ UNKNOWN = 2**30  # tokens: no limit is known
 TOKENS_SHARE = 0.25  # of the room of a step, at least, whatever is fixed
 FIRST_LEVEL = 6  # of the prompt that a first estimate comes from (see support.py)
 RECENT = 8  # steps of each depth, or of those that tell what is fixed
+OVERRUNS = 128  # steps, of which at least a quarter are there before any counts
 
 Shape = tuple[int, int, int]  # see Batch.prefill_shape
 
@@ -34,8 +37,8 @@ Shape = tuple[int, int, int]  # see Batch.prefill_shape
 class PrefillPacer:
     """Learns what a prompt token and a decode step cost, and hands out budgets of prompt tokens.
 
-    Beside decoding rows a budget is what fits AIM of the larger of TARGET_GAP and GAP_FACTOR median decode steps,
-    otherwise what fits ALONE; never more than ``max_tokens``.
+    Beside decoding rows a budget is what fits AIM of the larger of TARGET_GAP and GAP_FACTOR median decode steps, or
+    a little less (see ``_CostsByDepth.aim``), otherwise what fits ALONE; never more than ``max_tokens``.
     """
 
     def __init__(self, *, max_tokens: int, token_seconds: float = 0.0, compiles: bool = True) -> None:
@@ -52,13 +55,12 @@ class PrefillPacer:
 
     def observe_prefill(self, shape: Shape, tokens: int, seconds: float, *, decoding: bool) -> None:
         """A step that prefilled ``tokens`` (padding included) in this shape, beside decoding rows or not."""
-        cost = max(seconds - (self._decode_step() if decoding else 0.0), 0.0) / tokens
-        self._costs.observe(shape, tokens, cost)
+        self._costs.observe(shape, tokens, seconds, self._decode_step() if decoding else 0.0)
 
     def budget(self, *, decoding: bool, start: int = 0, rows: int = 1) -> int:
         """For so many ``rows``, each ``start`` tokens into its prompt."""
         step = self._decode_step()
-        room = AIM * max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
+        room = self._costs.aim() * max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
         most = min(self._max_tokens, self._costs.reach) if decoding else self._max_tokens
         tokens = self._costs.within(room, start, rows, most)
         if tokens < self._max_tokens:
@@ -87,12 +89,17 @@ class _FittedCosts:
         self._shapes: set[Shape] = set()
         self._steps: deque[_Step] = deque(maxlen=FITTED)
 
-    def observe(self, shape: Shape, tokens: int, cost: float) -> None:
+    def aim(self) -> float:
+        return AIM  # what takes longer than expected is compiling, which takes as long in a smaller step
+
+    def observe(self, shape: Shape, tokens: int, seconds: float, decode: float) -> None:
+        """``decode``: what of a step's ``seconds`` rows that decode are taken to need."""
+        seconds = max(seconds - decode, 0.0)
         known = shape in self._shapes
         if not known and len(self._shapes) < MAX_SHAPES:
             self._shapes.add(shape)
-        if known or cost * tokens <= FIRST_TIME_FACTOR * (self._fixed + self._token * tokens):
-            self._steps.append(_Step(known, tokens, cost * tokens))
+        if known or seconds <= FIRST_TIME_FACTOR * (self._fixed + self._token * tokens):
+            self._steps.append(_Step(known, tokens, seconds))
             self._fixed, self._token = self._fit()
 
     def within(self, room: float, _start: int, _rows: int, most: int) -> int:
@@ -148,10 +155,21 @@ class _CostsByDepth:
     def __init__(self, first_estimate: float) -> None:
         self._first_estimate = first_estimate
         self._observed: dict[int, deque[float]] = {}  # by level: seconds per token
+        self._overruns: deque[float] = deque(maxlen=OVERRUNS)  # steps beside streams: how long, by how long expected
 
-    def observe(self, shape: Shape, _tokens: int, cost: float) -> None:
+    def aim(self) -> float:
+        """AIM, or less on a machine whose other work makes too many steps longer than the target."""
+        if len(self._overruns) < OVERRUNS // 4:
+            return AIM
+        return min(AIM, max(LEAST_AIM, 1 / _quantile(self._overruns, NEARLY_ALL)))
+
+    def observe(self, shape: Shape, tokens: int, seconds: float, decode: float) -> None:
+        """``decode``: what of a step's ``seconds`` rows that decode are taken to need."""
         _, width, start = shape
-        self._observed.setdefault(_level(start + width), deque(maxlen=RECENT)).append(cost)
+        level = _level(start + width)
+        if decode:
+            self._overruns.append(seconds / (decode + self._cost(level) * tokens))
+        self._observed.setdefault(level, deque(maxlen=RECENT)).append(max(seconds - decode, 0.0) / tokens)
 
     def within(self, room: float, start: int, rows: int, most: int) -> int:
         """Tokens of ``rows``, from ``start`` on, that take ``room`` seconds, up to ``most``."""
@@ -172,12 +190,12 @@ class _CostsByDepth:
         nearest = max((known for known in self._observed if known <= level), default=None)
         if nearest is None:
             return self._first_estimate * 2.0 ** max(0, level - FIRST_LEVEL)
-        return _upper_quartile(self._observed[nearest]) * 2.0 ** (level - nearest)
+        # Costs rise within a level, and machines have other work; but not the largest, which may be a mishap.
+        return _quantile(self._observed[nearest], 0.75) * 2.0 ** (level - nearest)
 
 
-def _upper_quartile(costs: Collection[float]) -> float:
-    """Costs rise within a level, and machines have other work; but not the largest, which may be a mishap."""
-    return sorted(costs)[3 * (len(costs) - 1) // 4]
+def _quantile(values: Collection[float], share: float) -> float:
+    return sorted(values)[int(share * (len(values) - 1))]
 
 
 def _level(depth: int) -> int:

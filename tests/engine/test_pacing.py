@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
+
 import pytest
 
 from quince.engine.pacing import AIM, ALONE, GRAIN, GRAIN_BY_DEPTH, GROWTH, TARGET_GAP, PrefillPacer
@@ -174,6 +177,46 @@ def test_by_depth_no_step_of_a_long_prompt_takes_long(decoding: bool) -> None:
         start += tokens
     assert max(steps) <= 1.3 * room
     assert len(steps) <= 3 * sum(steps) / room
+
+
+def gaps_by_depth(pacer: PrefillPacer, slow: Callable[[int], float], *, steps: int) -> list[float]:
+    """Of streams whose step takes 10 ms, beside a prompt whose tokens take 5 ms each; all of it ``slow(number)`` times
+    as long in the step of that number."""
+    gaps = []
+    for step in range(steps):
+        tokens = pacer.budget(decoding=True, start=9000)
+        gaps.append((0.01 + 5e-3 * tokens) * slow(step))
+        pacer.observe_prefill((1, tokens, 9000), tokens, gaps[-1], decoding=True)
+    return gaps
+
+
+def steady_by_depth() -> PrefillPacer:
+    pacer = by_depth((9000, 10, 10 * 5e-3))
+    for _ in range(10):
+        pacer.observe_decode(0.01)
+    return pacer
+
+
+def test_by_depth_streams_keep_the_gap_on_a_machine_with_other_work() -> None:
+    pacer = steady_by_depth()
+
+    def other_work(step: int) -> float:
+        return 1.9 if step % 40 < 2 else 1.0  # as it was measured: one step of twenty
+
+    gaps_by_depth(pacer, other_work, steps=128)
+    gaps = gaps_by_depth(pacer, other_work, steps=400)
+    assert sum(gap > TARGET_GAP for gap in gaps) == 0
+    assert statistics.median(gaps) > 0.4 * TARGET_GAP  # and the prompt goes on
+
+
+def test_by_depth_a_step_that_takes_long_once_changes_little() -> None:
+    gaps = gaps_by_depth(steady_by_depth(), lambda step: 20.0 if step == 50 else 1.0, steps=300)
+    assert statistics.median(gaps) == pytest.approx(0.06)  # as without it: ten tokens
+
+
+def test_by_depth_a_machine_with_too_much_other_work_still_computes_prompts() -> None:
+    gaps = gaps_by_depth(steady_by_depth(), lambda step: 5.0 if step % 4 == 0 else 1.0, steps=300)
+    assert statistics.median(gaps[128:]) == pytest.approx(0.05)
 
 
 def test_a_device_that_is_slow_in_every_new_shape_is_slow() -> None:
