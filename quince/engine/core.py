@@ -23,6 +23,7 @@ from quince.engine.memory import KVMemory
 from quince.engine.messages import AddRequest, EngineStats, Output
 from quince.engine.model_runner import ModelRunner
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefill import LaneRules
 from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler, SchedulerConfig
@@ -94,11 +95,13 @@ def make_core(
     scheduler = Scheduler(
         SchedulerConfig(
             max_running_requests=config.max_running_requests if support.batches else 1,
-            prefill_chunk_size=chunk,
-            pad_prefill=support.pads,
-            round_widths=builds_kernels_by_size() if config.round_widths is None else config.round_widths,
+            lanes=LaneRules(
+                max_width=chunk,
+                pad=support.pads,
+                mix_adapters=forward.mixes_adapters,
+                round_widths=builds_kernels_by_size() if config.round_widths is None else config.round_widths,
+            ),
             snapshot_interval=config.snapshot_interval,
-            mix_adapters=forward.mixes_adapters,
         ),
         pacer=pacer,
         prefix_cache=prefix_cache,

@@ -26,9 +26,9 @@ class LaneRules:
     that come again."""
 
     max_width: int
-    pad: bool
-    mix_adapters: bool
-    round_widths: bool
+    pad: bool = True
+    mix_adapters: bool = True
+    round_widths: bool = False
 
 
 @dataclass

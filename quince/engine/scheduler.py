@@ -36,17 +36,12 @@ LOOKAHEAD = 32  # waiting requests that are looked at in one step
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """``prefill_chunk_size``: most tokens of one prompt in a step. ``pad_prefill``: whether prompts of different
-    lengths may be prefilled together. ``round_widths``: see LaneRules. ``snapshot_interval``: tokens between two
-    snapshots of a long prompt. ``mix_adapters``: whether requests for different adapters may run in one forward
-    pass."""
+    """``lanes``: which prompts may be prefilled together. ``snapshot_interval``: tokens between two snapshots of a long
+    prompt."""
 
     max_running_requests: int
-    prefill_chunk_size: int
-    pad_prefill: bool = True
-    round_widths: bool = False
+    lanes: LaneRules
     snapshot_interval: int = 512
-    mix_adapters: bool = True
 
 
 class Scheduler:
@@ -74,9 +69,7 @@ class Scheduler:
         self._config = config
         self._pacer = pacer
         self._groups = groups
-        self._lanes = PrefillLanes(
-            LaneRules(config.prefill_chunk_size, config.pad_prefill, config.mix_adapters, config.round_widths)
-        )
+        self._lanes = PrefillLanes(config.lanes)
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._followers = Followers()
         self._prefilling: dict[str, Request] = {}
@@ -231,7 +224,7 @@ class Scheduler:
         return {request.request_id: (request, self._place(request)) for request in ready}
 
     def _place(self, request: Request) -> int:
-        kind = None if self._config.mix_adapters else request.adapter
+        kind = None if self._config.lanes.mix_adapters else request.adapter
         return self._groups.place(request.request_id, len(request.input_token_ids), kind)
 
     def _join(self, request: Request, group: int) -> DecodeRow:

@@ -16,6 +16,7 @@ from quince.engine.media import keyed_token_ids
 from quince.engine.memory import KVMemory
 from quince.engine.messages import MediaInput, Output
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefill import LaneRules
 from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
 from quince.engine.scheduler import Scheduler, SchedulerConfig
@@ -38,7 +39,7 @@ class Engine:
         self.prefix_cache = PrefixCache(layout, max_bytes=cache)
         self.disk = DiskCache(self.tier, self.prefix_cache, layout, lambda: token_seconds)
         self.scheduler = Scheduler(
-            SchedulerConfig(4, prefill_chunk_size=100, snapshot_interval=64),
+            SchedulerConfig(4, LaneRules(100), snapshot_interval=64),
             pacer=PrefillPacer(max_tokens=100),
             prefix_cache=self.prefix_cache,
             memory=KVMemory(layout, max_bytes=2**24, max_width=100),

@@ -12,6 +12,7 @@ from quince.engine.kv_layout import COLUMN_STEP, KVLayout
 from quince.engine.memory import KVMemory
 from quince.engine.messages import FinishReason, Output
 from quince.engine.pacing import PrefillPacer
+from quince.engine.prefill import LaneRules
 from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request, RequestStatus
 from quince.engine.scheduler import Scheduler, SchedulerConfig
@@ -32,10 +33,9 @@ def make(
     width: int | None = None,
     **more: bool,
 ) -> Scheduler:
-    """``chunk``: most tokens of prompts in a step, ``width``: of one prompt (None: no fewer); ``more`` of
-    SchedulerConfig."""
+    """``chunk``: most tokens of prompts in a step, ``width``: of one prompt (None: no fewer); ``more`` of LaneRules."""
     return Scheduler(
-        SchedulerConfig(running, prefill_chunk_size=width or chunk, snapshot_interval=64, **more),
+        SchedulerConfig(running, LaneRules(width or chunk, **more), snapshot_interval=64),
         pacer=PrefillPacer(max_tokens=chunk),
         prefix_cache=PrefixCache(layout, max_bytes=cache),
         memory=KVMemory(layout, max_bytes=memory, max_width=chunk),
@@ -129,7 +129,7 @@ def test_widths_come_again(lengths: tuple[int, ...], widths: list[int]) -> None:
 
 @pytest.mark.parametrize("pad", [True, False])
 def test_widths_are_as_they_come_elsewhere(pad: bool) -> None:
-    scheduler = make(chunk=1000, round_widths=not pad, pad_prefill=pad)
+    scheduler = make(chunk=1000, round_widths=not pad, pad=pad)
     scheduler.add(request("a", 460))
     assert scheduler.schedule().prefill_shape == (1, 459, 0)
 
