@@ -19,8 +19,13 @@ logger = logging.getLogger("quince.engine")
 
 FATAL = "Fatal Python error: "  # begins what faulthandler says of a crash, before stacks and a list of modules
 STOP_TIMEOUT = 5.0
-# glibc otherwise keeps freed blocks of up to 32 MiB, and the resident size follows the heap's fragmentation.
-ENGINE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+ENGINE_ENVIRONMENT = {
+    # glibc otherwise keeps freed blocks of up to 32 MiB, and the resident size follows the heap's fragmentation.
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    # MLX's CUDA build otherwise takes a process that has met twice as many shapes as it keeps kernels for (512 of
+    # attention) to be wrong, and raises: with 0.32.4 if none of them came again, and every server meets new ones.
+    "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
+}
 ENGINE_COMMAND = children.command("quince.engine.process")
 _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 
