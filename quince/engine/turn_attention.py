@@ -16,8 +16,8 @@ from quince.engine.device import memory_budget
 
 MAX_HEAD_DIM = 128  # beyond it MLX computes attention in this way itself
 MIN_QUERIES = 4  # fewer have a kernel of MLX's own, that serves every number of keys
-# Bytes of the device's memory for each score. Some thirty layers' scores are there at once (seen with MLX 0.32.4), of two
-# bytes: a seventieth of the memory. With four times as many, a kernel that is built was as fast on an H200.
+# Bytes of the device's memory for each score. Some thirty layers' scores are there at once (seen with MLX 0.32.4), of
+# two bytes: a seventieth of the memory. With four times as many scores, building a kernel took as long on an H200.
 BYTES_PER_SCORE = 4096
 
 
