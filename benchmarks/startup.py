@@ -1,6 +1,6 @@
 """How fast Quince starts and what it costs when idle.
 
-python -m benchmarks.startup [MODEL]         without MODEL: the embedded demo model
+python -m benchmarks.startup [MODEL]         without MODEL: the embedded demo model, by its name
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks import report
 from benchmarks.models import SHAPES, ensure
 from benchmarks.processes import children, usage
 from quince.bench.server import Server, free_port
+from quince.models import demo
 
 
 class Start(msgspec.Struct, kw_only=True):
@@ -37,13 +38,14 @@ def time_help(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def start_once(command: list[str], model: list[str], idle: float) -> Start:
+def start_once(command: list[str], model: str, idle: float) -> Start:
     port = free_port()
     with tempfile.TemporaryDirectory() as logs:
-        server = Server([*command, "serve", *model, "--port", str(port)], port, Path(logs) / "log")
+        server = Server([*command, "serve", model, "--port", str(port)], port, Path(logs) / "log")
         try:
             time.sleep(1.0)
             engines = children(server.pid)
+            assert engines, "healthy without a model"
             before = usage([server.pid]), usage(engines)
             time.sleep(idle)
             api, engine = usage([server.pid]), usage(engines)
@@ -60,7 +62,7 @@ def start_once(command: list[str], model: list[str], idle: float) -> Start:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.startup", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", nargs="?", help=f"a directory or one of {', '.join(SHAPES)}  [the demo model]")
+    parser.add_argument("model", nargs="?", default=demo.CHAT, help=f"a directory or one of {', '.join(SHAPES)}")
     parser.add_argument("--models-dir", type=Path, default=Path(tempfile.gettempdir()) / "quince-benchmark-models")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--idle", type=float, default=5.0, help="seconds of idleness that are measured")
@@ -70,9 +72,9 @@ def main() -> None:
     command = [str(script)] if script.exists() else [sys.executable, "-m", "quince"]
     model = str(ensure(options.model, options.models_dir)) if options.model in SHAPES else options.model
     helps = [time_help(command) for _ in range(options.repeats)]
-    starts = [start_once(command, [model] if model else [], options.idle) for _ in range(options.repeats)]
+    starts = [start_once(command, model, options.idle) for _ in range(options.repeats)]
     rows = [_row(f"`{Path(command[0]).name} --help` s", helps)]
-    rows.append(_row("`quince serve` to healthy, s", [start.healthy for start in starts]))
+    rows.append(_row("`quince serve MODEL` to healthy, s", [start.healthy for start in starts]))
     rows.append(_row("idle CPU of the API process, % of a core", [start.api_idle for start in starts]))
     rows.append(_row("idle CPU of the engine process, % of a core", [start.engine_idle for start in starts]))
     rows.append(_row("memory of the API process, MB", [start.api_rss for start in starts]))
