@@ -1,11 +1,10 @@
-"""What becomes of a model that writes, so that this device computes it as fast as it can. Answers stay the
-same, but for how sums are rounded."""
+"""What becomes of a model that writes, so that this device computes it as fast as it can. Answers stay the same."""
 
 from __future__ import annotations
 
 from mlx.nn.layers.base import Module
 
-from quince.engine import device, turn_attention
+from quince.engine import device
 from quince.engine.rotations import share_rotations
 from quince.engine.weight_layout import arrange_weights
 
@@ -15,5 +14,3 @@ def prepare(model: Module) -> None:
     arrange_weights(model)
     if not device.has_rotation_kernel():
         share_rotations(model)
-    if device.builds_kernels_by_size():
-        turn_attention.install()
