@@ -36,7 +36,7 @@ class Tokenizer:
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except Exception as error:
+        except Exception as error:  # which is what tokenizers raises for a broken file
             raise ModelLoadError(f"{path.name}: the tokenizer cannot be loaded: {error}") from error
         if not self._tokenizer.is_fast:
             raise ModelLoadError(f"{path.name}: only fast tokenizers (tokenizer.json) are supported")
