@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 GOOD_TOKEN = "hf_good"
 LARGE = 4096  # bytes; larger files are in "LFS"
-_CHUNK = 8192
+CHUNK = 8192
 
 
 @dataclass
@@ -45,14 +45,18 @@ class Repo:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sent:
-    """One answer to a request for a file: where it started and how many bytes went out."""
+    """One answer to a request for a file: where it started and how many bytes went out.
+
+    Bytes are counted before they go, so that a client that has its file finds them counted.
+    """
 
     repo_id: str
     name: str
     start: int
-    sent: int
+    sent: int = 0
+    ended: bool = False
 
 
 class HubServer:
@@ -213,17 +217,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, repo_id: str, repo: Repo, name: str, content: bytes, start: int) -> None:
         cuts = repo.cuts.get(name)
         limit = cuts.pop(0) if cuts else len(content)
+        answer = Sent(repo_id, name, start)
+        self.server_hub.sent.append(answer)
         position = start
         try:
             while position < min(len(content), start + limit):
-                chunk = content[position : min(position + _CHUNK, start + limit)]
-                self.wfile.write(chunk)
+                chunk = content[position : min(position + CHUNK, start + limit)]
                 position += len(chunk)
+                answer.sent += len(chunk)
+                self.wfile.write(chunk)
                 repo.on_chunk(name, position)
                 if repo.bytes_per_second:
                     time.sleep(len(chunk) / repo.bytes_per_second)
         finally:
-            self.server_hub.sent.append(Sent(repo_id, name, start, position - start))
+            answer.ended = True
         if position < len(content):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
