@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from quince import config
+from quince import config, config_sources, environment
 from quince.errors import UsageError, WrongOption
 
 
@@ -15,9 +15,9 @@ def no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_flag_beats_the_environment_beats_the_default() -> None:
-    assert config.load({}, {}).port == 8000
-    assert config.load({}, {"QUINCE_PORT": "9000"}).port == 9000
-    assert config.load({"port": 9001, "host": None}, {"QUINCE_PORT": "9000"}).port == 9001
+    assert config_sources.load({}, {}).port == 8000
+    assert config_sources.load({}, {"QUINCE_PORT": "9000"}).port == 9000
+    assert config_sources.load({"port": 9001, "host": None}, {"QUINCE_PORT": "9000"}).port == 9001
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def test_a_flag_beats_the_environment_beats_the_default() -> None:
 )
 def test_a_bad_value_is_named_with_its_source(flags: dict[str, object], environ: dict[str, str], named: str) -> None:
     with pytest.raises(UsageError) as refused:
-        config.load(flags, environ)
+        config_sources.load(flags, environ)
     assert named in refused.value.message
     assert "\n" not in refused.value.message
 
 
 def keys(flags: dict[str, object], environ: dict[str, str]) -> list[str]:
-    return [key.get_secret_value() for key in config.load(flags, environ).api_key]
+    return [key.get_secret_value() for key in config_sources.load(flags, environ).api_key]
 
 
 def test_keys_from_flags_and_from_the_environment() -> None:
@@ -58,13 +58,13 @@ def test_a_key_that_is_none_is_refused_and_not_shown(text: str) -> None:
         ({}, {"QUINCE_API_KEY": f"sesame,{text}"}, "QUINCE_API_KEY: "),
     ):
         with pytest.raises(UsageError) as refused:
-            config.load(flags, environ)
+            config_sources.load(flags, environ)
         assert refused.value.message.startswith(source)
         assert "sesame" not in refused.value.message
 
 
 def test_a_configuration_does_not_show_its_keys() -> None:
-    settings = config.load({"api_key": ["sesame"]}, {})
+    settings = config_sources.load({"api_key": ["sesame"]}, {})
     assert "sesame" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     with pytest.raises(ValueError, match="port") as refused:
         config.ServeConfig.model_validate({"api_key": ["sesame"], "port": "x"})
@@ -76,31 +76,34 @@ def test_a_configuration_does_not_show_its_keys() -> None:
     ["*", "null", "http://localhost:3000", "https://chat.example", "app://obsidian.md", "http://[::1]:80"],
 )
 def test_origins(origin: str) -> None:
-    assert config.load({}, {"QUINCE_CORS_ORIGIN": f"{origin}, http://Other"}).cors_origin == (origin, "http://other")
+    assert config_sources.load({}, {"QUINCE_CORS_ORIGIN": f"{origin}, http://Other"}).cors_origin == (
+        origin,
+        "http://other",
+    )
 
 
 @pytest.mark.parametrize("origin", ["", "localhost", "http://localhost/", "http://a/b", "http://", "http://*/", "**"])
 def test_what_no_browser_sends_as_an_origin(origin: str) -> None:
     with pytest.raises(UsageError, match=r"--cors-origin = .*an origin is"):
-        config.load({"cors_origin": [origin]}, {})
+        config_sources.load({"cors_origin": [origin]}, {})
 
 
 def test_the_configuration_is_frozen() -> None:
-    settings = config.load({}, {})
+    settings = config_sources.load({}, {})
     with pytest.raises(Exception, match="frozen"):
         settings.port = 1  # type: ignore[misc]
 
 
 def test_the_home_is_moved_by_the_environment() -> None:
-    assert config.home({}) == Path.home() / ".quince"
-    assert config.home({"QUINCE_HOME": "/somewhere"}) == Path("/somewhere")
-    assert config.load({}, {"QUINCE_HOME": "/somewhere"}).home == Path("/somewhere")
-    assert config.home({"QUINCE_HOME": ""}) == Path.home() / ".quince"
+    assert environment.home({}) == Path.home() / ".quince"
+    assert environment.home({"QUINCE_HOME": "/somewhere"}) == Path("/somewhere")
+    assert config_sources.load({}, {"QUINCE_HOME": "/somewhere"}).home == Path("/somewhere")
+    assert environment.home({"QUINCE_HOME": ""}) == Path.home() / ".quince"
 
 
 def test_models_to_preload() -> None:
-    assert config.load({"preload": ["a", "b"]}, {}).preload == ("a", "b")
-    assert config.load({"preload": []}, {"QUINCE_PRELOAD": "a, b"}).preload == ("a", "b")
+    assert config_sources.load({"preload": ["a", "b"]}, {}).preload == ("a", "b")
+    assert config_sources.load({"preload": []}, {"QUINCE_PRELOAD": "a, b"}).preload == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_models_to_preload() -> None:
 )
 def test_what_does_not_go_together(flags: dict[str, object], environ: dict[str, str], named: str) -> None:
     with pytest.raises(UsageError) as refused:
-        config.load(flags, environ)
+        config_sources.load(flags, environ)
     assert named in refused.value.message
     # Wrong usage of the command line, by its exit code, is only what stands on it.
     assert isinstance(refused.value, WrongOption) is named.startswith("--")
@@ -136,65 +139,66 @@ def test_what_does_not_go_together(flags: dict[str, object], environ: dict[str, 
 def test_the_files_directory_rests_where_its_files_are_turned_off(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("prefix_cache_disk_bytes: 1000\nprefix_cache_dir: /tmp/x\n")
     environ = {"QUINCE_HOME": str(tmp_path)}
-    assert config.load({}, environ).prefix_cache_dir == "/tmp/x"
-    assert config.load({"prefix_cache_disk_bytes": 0}, environ).prefix_cache_disk_bytes == 0
+    assert config_sources.load({}, environ).prefix_cache_dir == "/tmp/x"
+    assert config_sources.load({"prefix_cache_disk_bytes": 0}, environ).prefix_cache_disk_bytes == 0
     (tmp_path / "config.yaml").write_text("prefix_cache_dir: /tmp/x\n")
     with pytest.raises(UsageError, match="line 1: prefix_cache_dir is for files"):
-        config.load({}, environ)
+        config_sources.load({}, environ)
 
 
 def test_what_goes_together() -> None:
-    settings = config.load({"model": "m", "max_loaded_models": 1, "auto_download": True, "model_type": "auto"}, {})
+    flags = {"model": "m", "max_loaded_models": 1, "auto_download": True, "model_type": "auto"}
+    settings = config_sources.load(flags, {})
     assert settings.auto_download and settings.max_loaded_models == 1
 
 
 def test_bits_of_keys_and_values_are_numbers_in_the_environment_too() -> None:
-    settings = config.load({}, {"QUINCE_KV_BITS": "8", "QUINCE_KV_GROUP_SIZE": "32"})
+    settings = config_sources.load({}, {"QUINCE_KV_BITS": "8", "QUINCE_KV_GROUP_SIZE": "32"})
     assert (settings.kv_bits, settings.kv_group_size) == (8, 32)
     with pytest.raises(UsageError, match="QUINCE_KV_BITS = '5'"):
-        config.load({}, {"QUINCE_KV_BITS": "5"})
+        config_sources.load({}, {"QUINCE_KV_BITS": "5"})
 
 
 def test_an_adapter_needs_the_model_that_it_is_for() -> None:
-    assert config.load({"model": "m", "adapter": "/a"}, {}).adapter == "/a"
+    assert config_sources.load({"model": "m", "adapter": "/a"}, {}).adapter == "/a"
     with pytest.raises(UsageError, match="--adapter is for a server of one MODEL"):
-        config.load({"adapter": "/a"}, {})
+        config_sources.load({"adapter": "/a"}, {})
 
 
 def test_adapters_have_names_and_directories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = config.load({"model": "m"}, {"QUINCE_ADAPTERS": "sql=/a/../b, poet=c=d"})
+    settings = config_sources.load({"model": "m"}, {"QUINCE_ADAPTERS": "sql=/a/../b, poet=c=d"})
     assert settings.adapter_directories == {"sql": "/b", "poet": f"{tmp_path}/c=d"}
-    assert config.load({"model": "m", "adapters": ["x=/y"]}, {}).adapter_directories == {"x": "/y"}
+    assert config_sources.load({"model": "m", "adapters": ["x=/y"]}, {}).adapter_directories == {"x": "/y"}
     for wrong, why in (("sql", "NAME=DIR"), ("a:b=/c", "NAME=DIR"), ("a=", "has a name"), ("a=/b,a=/c", "names two")):
         with pytest.raises(UsageError, match=f"QUINCE_ADAPTERS = .*{why}"):
-            config.load({"model": "m"}, {"QUINCE_ADAPTERS": wrong})
+            config_sources.load({"model": "m"}, {"QUINCE_ADAPTERS": wrong})
 
 
 def test_adapters_need_one_model_and_no_adapter_for_all() -> None:
     with pytest.raises(UsageError, match="--adapters is for a server of one MODEL"):
-        config.load({"adapters": ["x=/y"]}, {})
+        config_sources.load({"adapters": ["x=/y"]}, {})
     with pytest.raises(UsageError, match="--adapter is for all requests: it cannot be combined with QUINCE_ADAPTERS"):
-        config.load({"model": "m", "adapter": "/a"}, {"QUINCE_ADAPTERS": "x=/y"})
+        config_sources.load({"model": "m", "adapter": "/a"}, {"QUINCE_ADAPTERS": "x=/y"})
 
 
 def test_a_server_of_all_models_where_the_settings_name_one(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: m\nadapter: /a\nqueue_size: 3\n")
     home = {"QUINCE_HOME": str(tmp_path)}
-    settings = config.load_for_all_models({"preload": ["n"]}, home)
+    settings = config_sources.load_for_all_models({"preload": ["n"]}, home)
     assert (settings.model, settings.adapter, settings.preload, settings.queue_size) == (None, None, ("n",), 3)
     (tmp_path / "config.yaml").unlink()
     environ = {**home, "QUINCE_MODEL": "m", "QUINCE_ADAPTER": "/a", "QUINCE_QUEUE_SIZE": "4"}
-    settings = config.load_for_all_models({"preload": ["n"]}, environ)
+    settings = config_sources.load_for_all_models({"preload": ["n"]}, environ)
     assert (settings.model, settings.adapter, settings.queue_size) == (None, None, 4)
     with pytest.raises(UsageError, match="QUINCE_ADAPTER"):
-        config.load_for_all_models({}, {**home, "QUINCE_ADAPTER": "/a"})
+        config_sources.load_for_all_models({}, {**home, "QUINCE_ADAPTER": "/a"})
 
 
 def test_directories_of_media_are_found_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/quince")
     environ = {"QUINCE_ALLOWED_MEDIA_PATH": "/a/../b,pictures, ~/c"}
-    assert config.load({}, environ).allowed_media_path == ("/b", f"{tmp_path}/pictures", "/home/quince/c")
+    assert config_sources.load({}, environ).allowed_media_path == ("/b", f"{tmp_path}/pictures", "/home/quince/c")
     with pytest.raises(UsageError, match="QUINCE_ALLOWED_MEDIA_PATH"):
-        config.load({}, {"QUINCE_ALLOWED_MEDIA_PATH": ""})
+        config_sources.load({}, {"QUINCE_ALLOWED_MEDIA_PATH": ""})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quince import config
+from quince import config_sources
 from quince.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def load(
 ) -> Any:
     data = text.encode() if isinstance(text, str) else text
     (home / name).write_bytes(data)
-    return config.load(flags or {}, {"QUINCE_HOME": str(home), **env})
+    return config_sources.load(flags or {}, {"QUINCE_HOME": str(home), **env})
 
 
 def refusal(home: Path, text: str | bytes, flags: dict[str, Any] | None = None, name: str = "config.yaml") -> str:
@@ -74,7 +74,7 @@ def test_json(home: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "---\n", "null", "\ufeffport: 8000", "models:", "port: ~"])
 @pytest.mark.parametrize("name", ["config.yaml", "config.yml"])
 def test_a_file_that_says_nothing(home: Path, text: str, name: str) -> None:
-    assert load(home, text, name=name) == config.load({}, {"QUINCE_HOME": str(home)} | {})
+    assert load(home, text, name=name) == config_sources.load({}, {"QUINCE_HOME": str(home)} | {})
 
 
 @pytest.mark.parametrize(
@@ -156,20 +156,20 @@ def test_what_is_refused_in_json(home: Path, text: str, said: str) -> None:
 def test_no_file(home: Path) -> None:
     for flags, env in (({"config": str(home / "mine.yaml")}, {}), ({}, {"QUINCE_CONFIG": str(home / "mine.yaml")})):
         with pytest.raises(UsageError, match=r"the configuration file .*mine\.yaml cannot be read: No such file"):
-            config.load(flags, {"QUINCE_HOME": str(home), **env})
+            config_sources.load(flags, {"QUINCE_HOME": str(home), **env})
 
 
 def test_what_is_no_file(home: Path) -> None:
     (home / "config.yaml").mkdir()
     with pytest.raises(UsageError, match="is a directory, not a configuration file"):
-        config.load({}, {"QUINCE_HOME": str(home)})
+        config_sources.load({}, {"QUINCE_HOME": str(home)})
     (home / "config.yaml").rmdir()
     (home / "config.yaml").symlink_to("nowhere")
     with pytest.raises(UsageError, match="cannot be read"):
-        config.load({}, {"QUINCE_HOME": str(home)})
+        config_sources.load({}, {"QUINCE_HOME": str(home)})
     (home / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"there are both .*config\.yaml and config\.json: remove one"):
-        config.load({}, {"QUINCE_HOME": str(home)})
+        config_sources.load({}, {"QUINCE_HOME": str(home)})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -177,7 +177,7 @@ def test_a_file_of_somebody_else(home: Path) -> None:
     (home / "config.yaml").write_text("port: 1")
     (home / "config.yaml").chmod(0)
     with pytest.raises(UsageError, match="cannot be read: Permission denied"):
-        config.load({}, {"QUINCE_HOME": str(home)})
+        config_sources.load({}, {"QUINCE_HOME": str(home)})
 
 
 def test_flag_over_environment_over_file_over_default(home: Path) -> None:
@@ -245,7 +245,7 @@ def test_one_file_for_servers_of_one_model_and_of_all(home: Path) -> None:
 def test_where_values_came_from(home: Path) -> None:
     (home / "config.yaml").write_text("port: 1\nhost: a\nmodels:\n  m:\n    top-k: 5\n")
     env = {"QUINCE_HOME": str(home), "QUINCE_HOST": "b"}
-    found = config.resolve({"queue_size": 7}, env)
+    found = config_sources.resolve({"queue_size": 7}, env)
     assert found.file == home / "config.yaml"
     assert {name: (source.kind.value, source.place) for name, source in found.sources.items()} == {
         "home": ("env", "QUINCE_HOME"),

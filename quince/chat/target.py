@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import TextIO
 
-from quince import config
+from quince import config_sources
 from quince.chat.client import ChatClient
 from quince.chat.own_server import own_server
 from quince.config import ServeConfig
@@ -28,7 +28,7 @@ def connect(model: str | None, url: str | None, note: TextIO | None) -> Iterator
 
     Raises RemoteError, and UsageError for a model that is neither on the server nor here.
     """
-    settings = config.load({})
+    settings = config_sources.load({})
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(ChatClient(_address(settings, url), _key(settings)))
         if url is not None or _serves(client, model):
@@ -51,7 +51,7 @@ def is_model(name: str, url: str | None) -> bool:
         return True
     if re.search(r"\s", name):
         return False
-    settings = config.load({})
+    settings = config_sources.load({})
     store = ModelStore(settings.home, directory=settings.models_dir)
     if _HUB_ID.fullmatch(name) or name in shipped() or _find(name, settings, store) is not None:
         return True

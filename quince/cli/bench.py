@@ -33,7 +33,7 @@ def bench(  # noqa: PLR0913 - one parameter per option
     import msgspec
 
     from quince.bench.run import BenchConfig, Figures, Target, measure, own_server
-    from quince.config import load
+    from quince.config_sources import load
 
     settings = BenchConfig(concurrency or [1, 4, 16], requests, prompt_tokens, max_tokens, temperature)
     with contextlib.ExitStack() as stack:

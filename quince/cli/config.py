@@ -9,7 +9,7 @@ import typer
 from quince.cli.output import Column, Output
 
 if TYPE_CHECKING:
-    from quince.config import Resolved, Source
+    from quince.config_sources import Resolved, Source
     from quince.settings import Setting
 
 HIDDEN = "********"
@@ -30,7 +30,7 @@ def config(
 
     That is a QUINCE_* variable, the configuration file or the default; `quince serve` takes options, too.
     """
-    from quince import config
+    from quince import config_sources, environment
     from quince.cli import config_example
 
     if path + example + as_json > 1:
@@ -39,9 +39,9 @@ def config(
     if example:
         output.text(config_example.text())
     elif path:
-        output.text(str(config.find_file(file) or config.home() / config.FILE_NAMES[0]))
+        output.text(str(config_sources.find_file(file) or environment.home() / config_sources.FILE_NAMES[0]))
     else:
-        show(output, config.resolve({"config": file}))
+        show(output, config_sources.resolve({"config": file}))
 
 
 def show(output: Output, found: Resolved) -> None:

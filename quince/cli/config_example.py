@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quince import config
+from quince import config, config_sources
 from quince.settings import Setting
 
 WIDTH = 100
@@ -17,7 +17,7 @@ _MODEL = "qwen3:0.6b"
 _PLAIN = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./_ -]*")
 _HEAD = (
     f"Quince's settings, each with its default. Take the # before a line away to set it; save the file as "
-    f"{config.FILE_NAMES[0]} in the home directory (~/.quince, or QUINCE_HOME), or name it with --config.",
+    f"{config_sources.FILE_NAMES[0]} in the home directory (~/.quince, or QUINCE_HOME), or name it with --config.",
     "Command line options go before QUINCE_* variables, and those before this file. What stands after a name is "
     "taken as text: quotes are needed only where YAML would see something else. Nothing, or null, is the default.",
 )

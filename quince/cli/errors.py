@@ -21,9 +21,9 @@ def run(command: Callable[[], None], program: str = "quince") -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough: no problem, and nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001 - the boundary of the command line
-        from quince import config  # slow to import, and seldom needed here
+        from quince import environment  # slow to import, and seldom needed here
 
-        if config.debugging() or logging.getLogger().level == logging.DEBUG:
+        if environment.debugging() or logging.getLogger().level == logging.DEBUG:
             traceback.print_exc()
         print(f"{program}: {sentence(error)}", file=sys.stderr)  # noqa: T201 - the one place
         sys.exit(2 if isinstance(error, WrongOption) else 1)

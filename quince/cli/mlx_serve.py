@@ -194,13 +194,13 @@ def _file(named: str | None) -> Path:
 def _use_models(directory: str | None) -> None:
     """The variable tells this process and its children. What mlx-serve has left at its usual place is found without a
     word; where there is nothing, models are where `quince` has them."""
-    from quince import config
+    from quince import environment
 
     usual = Path(f"{DIRECTORY}/models").expanduser()
     if directory is not None:
-        os.environ[config.MODELS_DIR] = str(Path(directory).expanduser().absolute())
-    elif config.MODELS_DIR not in os.environ and usual.is_dir():
-        os.environ[config.MODELS_DIR] = str(usual)
+        os.environ[environment.MODELS_DIR] = str(Path(directory).expanduser().absolute())
+    elif environment.MODELS_DIR not in os.environ and usual.is_dir():
+        os.environ[environment.MODELS_DIR] = str(usual)
 
 
 def main() -> None:

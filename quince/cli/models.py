@@ -276,10 +276,10 @@ def _store() -> ModelStore:
 
 def _sections(store: ModelStore) -> ModelSections:
     """What the configuration says of single models."""
-    from quince import config
+    from quince import config_sources
     from quince.models.sections import ModelSections
 
-    return ModelSections(config.load_for_all_models({}), store)
+    return ModelSections(config_sources.load_for_all_models({}), store)
 
 
 # Words

@@ -34,7 +34,7 @@ class SettingsCommand(TyperCommand):
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:
-    """The settings that a SettingsCommand's command line names, as ``config.load`` takes them."""
+    """The settings that a SettingsCommand's command line names, as ``config_sources.load`` takes them."""
     return {name: value for name, value in ctx.meta[_META].items() if value is not None and value != ()}
 
 

@@ -10,7 +10,7 @@ import sys
 
 import msgspec
 
-from quince import children, config
+from quince import children, config_sources
 from quince.chat.own_server import PrivateServer
 from quince.cli import errors
 from quince.server import run
@@ -34,7 +34,7 @@ def _serve(spec: PrivateServer) -> None:
         "drain_timeout": 0,
         "max_running_requests": spec.max_running_requests,
     }
-    load = config.load_for_all_models if spec.preload else config.load
+    load = config_sources.load_for_all_models if spec.preload else config_sources.load
     settings = load(flags).model_copy(update={"log_file": None})  # that is another server's
     run.serve(settings, private=True)
 

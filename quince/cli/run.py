@@ -113,8 +113,8 @@ def _answer_once(client: ChatClient, chat: Conversation, verbose: bool) -> None:
 
 
 def _converse(client: ChatClient, chat: Conversation, verbose: bool) -> None:
-    from quince import config
+    from quince import environment
     from quince.chat.history import History, readline_editor
     from quince.chat.repl import Repl
 
-    Repl(client, chat, History(config.home() / "history", readline_editor()), verbose=verbose).run()
+    Repl(client, chat, History(environment.home() / "history", readline_editor()), verbose=verbose).run()

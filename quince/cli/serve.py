@@ -21,11 +21,11 @@ Model = Annotated[
 
 def serve(ctx: typer.Context, model: Model = None) -> None:
     """Serve a model in the foreground. Ctrl-C lets running requests finish; a second one does not."""
-    from quince import config
+    from quince import config_sources
     from quince.cli import models
     from quince.server import run
 
-    settings = config.load({"model": model, **options.given(ctx)})
+    settings = config_sources.load({"model": model, **options.given(ctx)})
     if settings.model is not None and settings.auto_download:
         models.pull_missing(settings.model)
     run.serve(settings)

@@ -36,9 +36,9 @@ def takes_serve_options(command: Callable[[Sequence[str], ServeConfig], None]) -
 
     @functools.wraps(command, assigned=("__name__", "__doc__"))
     def run(ctx: typer.Context, model: Model = None) -> None:
-        from quince import config
+        from quince import config_sources
 
-        command(ctx.meta[_TYPED], config.load({"model": model, **options.given(ctx)}))
+        command(ctx.meta[_TYPED], config_sources.load({"model": model, **options.given(ctx)}))
 
     del run.__wrapped__  # Typer would read the types of that one
     return run

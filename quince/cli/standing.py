@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from quince import config
+from quince import config_sources, environment
 from quince.cli import probe
 from quince.cli.output import Column, Output
 from quince.errors import UsageError
@@ -28,13 +28,13 @@ FOR_EVER = datetime.timedelta(days=365)
 def servers(port: int | None = None) -> list[dict[str, Any]]:
     """The servers that run (all, or those on ``port``), in JSON's types."""
     key = _key()
-    return [_server(record, key) for record in registration.running(config.home(), port)]
+    return [_server(record, key) for record in registration.running(environment.home(), port)]
 
 
 def _key() -> str | None:
     """A key that the servers here are likely to accept: what `quince serve` would ask for."""
     try:
-        keys = config.load({}).api_key
+        keys = config_sources.load({}).api_key
     except UsageError as error:  # servers run, whatever has become of the file since
         Output().warning(f"the configuration is not read: {error.message}")
         return None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from quince import children, config
+from quince import children, environment
 from quince.cli import probe, serving
 from quince.config import ServeConfig
 from quince.errors import UsageError
@@ -47,7 +47,7 @@ def _spawn(arguments: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         stdout=log,
         stderr=log,
         start_new_session=True,
-        env=children.independent({**os.environ, **keys, config.BACKGROUND_OUTPUT: log.name}),
+        env=children.independent({**os.environ, **keys, environment.BACKGROUND_OUTPUT: log.name}),
     )
 
 

@@ -8,7 +8,7 @@ import time
 
 import psutil
 
-from quince import config
+from quince import environment
 from quince.errors import UsageError
 from quince.server import registration
 from quince.server.registration import ServerRecord
@@ -24,7 +24,7 @@ SIGNAL_EVERY = 0.3
 
 
 def chosen(port: int | None, every: bool) -> list[ServerRecord]:
-    found = registration.running(config.home(), port)
+    found = registration.running(environment.home(), port)
     if not found and not every:
         raise UsageError("no server is running" + (f" on port {port}" if port is not None else ""))
     if len(found) > 1 and port is None and not every:
@@ -67,7 +67,7 @@ class Ending:
         for engine in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 engine.kill()
-        registration.running(config.home())  # removes what it has left
+        registration.running(environment.home())  # removes what it has left
 
     def _ends_within(self, seconds: float) -> bool:
         deadline, signalled = time.monotonic() + seconds, time.monotonic()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from quince import config, config_file
-from quince.config import ENV_PREFIX, SETTINGS, Resolved, Source, SourceKind
+from quince import config_file, config_sources, environment
+from quince.config import SETTINGS
+from quince.config_sources import Resolved, Source, SourceKind
 from quince.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Word:
 
 @dataclass
 class Said:
-    """What was said in one place or several, by names of settings; ``values`` are as ``config.resolve`` takes them."""
+    """What was said in one place or several, by names of settings, with ``values`` for ``config_sources.resolve``."""
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
@@ -123,7 +124,7 @@ def file(path: Path, words: Mapping[str, Word], environ: Mapping[str, str] = os.
         source = Source(SourceKind.FILE, written.place, name)
         if word.setting in said.values:
             raise UsageError(f"{source}: this was said above, as {said.sources[word.setting].key}")
-        if ENV_PREFIX + word.setting.upper() not in environ:
+        if environment.PREFIX + word.setting.upper() not in environ:
             said.add(
                 word.setting,
                 [word.spell(one) for one in value] if isinstance(value, list) else word.spell(value),
@@ -151,10 +152,10 @@ def _written(path: Path, entries: Mapping[str, Entry], words: Mapping[str, Word]
 
 def settle(said: Said, defaults: Mapping[str, Any], program: str) -> Settled:
     """The settings of a server. ``defaults`` of ``program`` count where neither it nor Quince was told anything."""
-    known = config.resolve(said.values, told=said.sources).sources
+    known = config_sources.resolve(said.values, told=said.sources).sources
     own = Said()
     for name, value in defaults.items():
         if name not in known:
             own.add(name, value, Source(SourceKind.DEFAULT, program))
     whole = said.over(own)
-    return Settled(config.resolve(whole.values, told=whole.sources), tuple(whole.values))
+    return Settled(config_sources.resolve(whole.values, told=whole.sources), tuple(whole.values))

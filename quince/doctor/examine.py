@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from quince import config
+from quince import config_sources, environment
 from quince.doctor import accelerator, machine, network, software, state
 from quince.doctor.finding import Finding, problem
 from quince.models import hf_cache
@@ -14,9 +14,9 @@ from quince.models.store import of_this_user
 
 def examine(*, online: bool) -> Iterator[Finding]:
     """Findings as they are made: a slow check does not hold back those before it."""
-    home = config.home()
+    home = environment.home()
     store = of_this_user()
-    finding, settings = state.configuration(lambda: config.load({}))
+    finding, settings = state.configuration(lambda: config_sources.load({}))
     checks: list[tuple[str, Callable[[], Finding]]] = [
         *machine.checks(home, hf_cache.default_directory()),
         ("mlx", accelerator.mlx),

@@ -7,7 +7,7 @@ import socket
 
 import httpx2
 
-from quince import config
+from quince import environment
 from quince.chat.client import ChatClient
 from quince.doctor.finding import Finding, ok, problem, warning
 from quince.server import registration
@@ -42,7 +42,7 @@ def _taken(host: str, number: int) -> Finding:
     if health is None:
         return problem(
             f"port {number}",
-            f"{registration.holder(config.home(), number)} listens there",
+            f"{registration.holder(environment.home(), number)} listens there",
             "stop it, or choose another --port",
         )
     if health["status"] != "ok":

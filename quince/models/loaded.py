@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quince.config import ENV_PREFIX, ServeConfig
+from quince import environment
+from quince.config import ServeConfig
 from quince.engine.client import EngineClient, EngineLimits
 from quince.engine.history import EngineHistory
 from quince.engine.ipc import SocketDirectory
@@ -110,7 +111,7 @@ def check_settings(stored: StoredModel, config: ServeConfig) -> None:
     for name in _ONLY_FOR_WRITING:
         if name in config.named:
             raise UsageError(
-                f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}) is for models that write, "
+                f"--{name.replace('_', '-')} (or {environment.PREFIX}{name.upper()}) is for models that write, "
                 f"and '{stored.name}' is of type {stored.type.value}"
             )
 

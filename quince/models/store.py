@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from quince import config
+from quince import environment
 from quince.errors import InvalidModel, ModelNotFound, PullCancelled, StoreError
 from quince.models import demo, description, hf_cache
 from quince.models.aliases import shipped
@@ -307,7 +307,7 @@ class ModelStore:
 
 def of_this_user() -> ModelStore:
     """Where the environment says that models are."""
-    return ModelStore(config.home(), directory=config.models_directory())
+    return ModelStore(environment.home(), directory=environment.models_directory())
 
 
 def check_name(name: str) -> None:

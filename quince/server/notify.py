@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from quince.config import ServiceManager
+from quince.environment import ServiceManager
 
 # Seconds between two looks at a server that is not ready yet.
 LOOK_EVERY = 0.1

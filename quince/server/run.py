@@ -14,7 +14,8 @@ import uvicorn
 import uvloop
 
 from quince import __version__, logs
-from quince.config import ServeConfig, background_output, service_manager
+from quince.config import ServeConfig
+from quince.environment import background_output, service_manager
 from quince.errors import UsageError
 from quince.models.manager import ModelManager
 from quince.server import registration

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quince import config
+from quince import config, config_sources
 from quince.cli import config_example
 
 COMMENT = re.compile(r"#( *#)? \S.*")
@@ -16,7 +16,7 @@ SETTING = re.compile(r'#( *)[a-z"][^ ]*:( \S+)*')
 
 def load(home: Path, text: str) -> config.ServeConfig:
     (home / "config.yaml").write_text(text)
-    return config.load({}, {"QUINCE_HOME": str(home)})
+    return config_sources.load({}, {"QUINCE_HOME": str(home)})
 
 
 def uncommented() -> str:
@@ -33,12 +33,12 @@ def test_every_line_is_a_comment_or_a_setting_that_is_commented_out() -> None:
 
 
 def test_it_changes_nothing(tmp_path: Path) -> None:
-    defaults = config.load({}, {"QUINCE_HOME": str(tmp_path)})
+    defaults = config_sources.load({}, {"QUINCE_HOME": str(tmp_path)})
     assert load(tmp_path, config_example.text()) == defaults
 
 
 def test_with_all_settings_in_force_it_changes_nothing_either(tmp_path: Path) -> None:
-    defaults = config.load({}, {"QUINCE_HOME": str(tmp_path)})
+    defaults = config_sources.load({}, {"QUINCE_HOME": str(tmp_path)})
     found = load(tmp_path, uncommented())
     assert found.model_copy(update={"models": {}}) == defaults
     (section,) = found.models.values()

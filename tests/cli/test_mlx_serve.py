@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quince import config
+from quince import environment
 from quince.cli import background, mlx_serve, service
 from quince.config import NO_OPTIONS, ServeConfig
 from quince.server import run
@@ -222,7 +222,7 @@ def test_a_file_that_is_named_and_missing(
 def models_of(monkeypatch: pytest.MonkeyPatch) -> Path:
     """For one command: what it has told itself and its children is gone again after it."""
     assert mlx(monkeypatch, "list") == 0
-    found = config.models_directory()
+    found = environment.models_directory()
     monkeypatch.delenv("QUINCE_MODELS_DIR", raising=False)
     return found
 
@@ -247,7 +247,7 @@ def test_quinces_own_variable_goes_before_the_usual_place(user: User, monkeypatc
 def test_a_service_keeps_the_directory_of_models(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_SERVE_MODELS_DIR", "~/far")
     assert mlx(monkeypatch, "service", "install") == 0
-    assert config.for_a_service()["QUINCE_MODELS_DIR"] == str(user.home / "far")
+    assert environment.for_a_service()["QUINCE_MODELS_DIR"] == str(user.home / "far")
 
 
 # config

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from quince import config
+from quince import config_sources
 from tests import markdown
 from tests.e2e.conftest import DEMO
 from tests.e2e.reader import RUN, Reader, script
@@ -124,8 +124,8 @@ def check_yaml(block: markdown.Block, tmp_path: Path, server: ServerProcess) -> 
     """A configuration file of Quince's, or Prometheus's."""
     if "scrape_configs:" not in block.text:
         (tmp_path / "config.yaml").write_text(block.text)
-        resolved = config.load({}, {"QUINCE_HOME": str(tmp_path)})
-        assert resolved != config.load({}, {"QUINCE_HOME": str(tmp_path / "nothing")})
+        resolved = config_sources.load({}, {"QUINCE_HOME": str(tmp_path)})
+        assert resolved != config_sources.load({}, {"QUINCE_HOME": str(tmp_path / "nothing")})
         return
     (job,) = yaml.safe_load(block.text)["scrape_configs"]
     assert set(job) <= {"job_name", "static_configs", "authorization"} and set(job["authorization"]) == {"credentials"}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from quince import config
-from quince.config import ServiceManager
+from quince import environment
+from quince.environment import ServiceManager
 from quince.server.notify import Notifier
 
 
@@ -104,4 +104,4 @@ async def test_a_manager_that_has_gone_does_no_harm(tmp_path: Path) -> None:
     ],
 )
 def test_the_variables(environ: dict[str, str], manager: ServiceManager | None) -> None:
-    assert config.service_manager(environ) == manager
+    assert environment.service_manager(environ) == manager
