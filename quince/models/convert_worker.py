@@ -16,13 +16,14 @@ from typing import Any
 import msgspec
 
 from quince.models.convert import Conversion
+from quince.pytorch import hide_pytorch
 
 
 def main() -> None:
     conversion = msgspec.json.decode(sys.stdin.buffer.readline(), type=Conversion)
     threading.Thread(target=_exit_with_parent, name="parent-watch", daemon=True).start()
     os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the directory; a lookup would be a mistake
-    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    hide_pytorch()
     warnings.simplefilter("ignore")
     try:
         _convert(conversion)

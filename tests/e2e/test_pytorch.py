@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import pytest
+
+from quince.models import convert, demo
 from tests.demo_models import DEMOS
 from tests.e2e.server_process import ServerProcess
 
@@ -28,4 +32,16 @@ def test_no_process_of_a_text_model_imports_it(tmp_path: Path) -> None:
         chat = server.http.post(f"{server.base_url}/v1/chat/completions", json={"messages": [message]})
         embedded = server.http.post(f"{server.base_url}/v1/embeddings", json={"model": embedding, "input": "tea"})
         assert (chat.status_code, embedded.status_code) == (200, 200), (chat.text, embedded.text)
+    assert not imported.exists(), imported.read_text()
+
+
+def test_a_converter_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = tmp_path / "imported"
+    install_fake(tmp_path / "site", imported)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    source = demo.path(demo.CHAT)
+    assert source is not None
+    conversion = convert.Conversion(source=str(source), target=str(tmp_path / "out"), vision=False, bits=4)
+    convert.convert(conversion, threading.Event())
+    assert (tmp_path / "out" / "config.json").is_file()
     assert not imported.exists(), imported.read_text()
