@@ -28,7 +28,8 @@ class Detokenizer:
         self._special_token_ids = special_token_ids
         self._visible_token_ids = visible_token_ids
         self._stream = DecodeStream(skip_special_tokens=True)
-        self._pending: list[int] = []
+        self._told: list[int] = []  # the tokens of the text that came last, whole characters
+        self._pending: list[int] = []  # those after them
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
@@ -37,29 +38,42 @@ class Detokenizer:
         if token_id in self._special_token_ids:
             return ""
         self._pending.append(token_id)
-        text = self._stream.step(self._tokenizer, token_id)
+        try:
+            text = self._stream.step(self._tokenizer, token_id)
+        except Exception:  # noqa: BLE001 - tokenizers has no class for it
+            # Byte tokens after a character's own that are no character, under a decoder that reads them as one run:
+            # the character that was told is none for it any more.
+            return self._tell_pending()
         if text is not None:
-            self._pending.clear()
+            self._told, self._pending = self._pending, []
             return str(text)
-        if len(self._pending) <= MAX_CHARACTER_TOKENS:
-            return ""
-        # Bytes that no character begins with: give them out as the replacement character and start afresh.
-        text = self._tokenizer.decode(self._pending, skip_special_tokens=True)
-        self._pending.clear()
-        self._stream = DecodeStream(skip_special_tokens=True)
-        return str(text)
+        return self._tell_pending() if len(self._pending) > MAX_CHARACTER_TOKENS else ""
+
+    def _tell_pending(self) -> str:
+        """Tokens that begin no character, with replacement characters for their bytes; what follows starts afresh."""
+        text = str(self._tokenizer.decode(self._pending, skip_special_tokens=True))
+        if not text.endswith(REPLACEMENT):
+            self._told = self._pending
+        self._restart()
+        return text
+
+    def _restart(self) -> None:
+        """What comes next is not the beginning of a text, whose first space some decoders leave out."""
+        self._stream = DecodeStream(self._told, skip_special_tokens=True)
+        self._pending = []
 
     def _cut_off(self) -> str:
         """The rest before a token that ends whatever character was incomplete."""
         if not self._pending:
             return ""
-        self._stream = DecodeStream(skip_special_tokens=True)
-        return self.flush()
+        text = self.flush()
+        self._restart()
+        return text
 
     def flush(self) -> str:
         """The rest when the answer is over, without a character that was cut off."""
         if not self._pending:
             return ""
         text = self._tokenizer.decode(self._pending, skip_special_tokens=True)
-        self._pending.clear()
+        self._pending = []
         return str(text).rstrip(REPLACEMENT)

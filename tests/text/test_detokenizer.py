@@ -5,6 +5,8 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models
 
 from quince.text.detokenizer import MAX_CHARACTER_TOKENS, REPLACEMENT, Detokenizer
 from quince.text.tokenizer import Tokenizer
@@ -65,3 +67,61 @@ def test_bytes_that_are_no_character_do_not_hold_the_text_back(tokenizer: Tokeni
 def test_special_tokens_are_left_out(tokenizer: Tokenizer) -> None:
     ids = [*tokenizer.encode("a", add_special_tokens=False), tokenizer.eos_token_ids[0]]
     assert "".join(feed(tokenizer.detokenizer(), ids)) == "a"
+
+
+# Characters that are no token are spelled in tokens of single bytes, which are decoded run by run (Llama 2, Gemma).
+LETTERS = "abc▁"
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+SPACE = decoders.Replace("▁", " ")
+FALLBACKS = {
+    "gemma": decoders.Sequence([SPACE, decoders.ByteFallback(), decoders.Fuse()]),
+    "llama": decoders.Sequence([SPACE, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
+}
+
+
+def byte_fallback(family: str) -> RustTokenizer:
+    vocab = {name: number for number, name in enumerate([*LETTERS, *BYTES])}
+    tokenizer = RustTokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    tokenizer.decoder = FALLBACKS[family]
+    return tokenizer
+
+
+def ids_of(tokenizer: RustTokenizer, *parts: str | bytes) -> list[int]:
+    names = [name for part in parts for name in ([BYTES[byte] for byte in part] if isinstance(part, bytes) else part)]
+    return [tokenizer.token_to_id(name) for name in names]
+
+
+@pytest.mark.parametrize("family", FALLBACKS)
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (["a", "€".encode(), "b"], "a€b"),
+        (["a", "€".encode(), b"\xff", "b▁c"], "a€\ufffdb c"),
+        (["a", "😀".encode(), b"\xf0\x9f", "▁b"], "a😀\ufffd\ufffd b"),
+        (["a", b"\n\xe2", "b"], "a\n\ufffdb"),
+        (["a", b"\x80" * (MAX_CHARACTER_TOKENS + 1), "▁b"], "a" + REPLACEMENT * (MAX_CHARACTER_TOKENS + 1) + " b"),
+        (["a", "€".encode(), b"\xe2"], "a€"),
+    ],
+)
+def test_stray_bytes_between_characters(family: str, parts: list[str | bytes], text: str) -> None:
+    tokenizer = byte_fallback(family)
+    assert "".join(feed(Detokenizer(tokenizer), ids_of(tokenizer, *parts))) == text
+
+
+@pytest.mark.parametrize("family", FALLBACKS)
+@given(st.lists(st.sampled_from([*LETTERS, *(bytes([byte]) for byte in range(0x80, 0x100)), "€".encode()])))
+def test_no_bytes_lose_the_text_around_them(family: str, parts: list[str | bytes]) -> None:
+    tokenizer = byte_fallback(family)
+    ids = ids_of(tokenizer, "a", *parts)
+
+    def letters(text: str) -> str:
+        return "".join(one for one in text if one in "abc ")
+
+    assert letters("".join(feed(Detokenizer(tokenizer), ids))) == letters(tokenizer.decode(ids))
+
+
+def test_a_token_that_is_shown_ends_a_character() -> None:
+    fallback = byte_fallback("llama")
+    shown = fallback.token_to_id("c")
+    ids = [*ids_of(fallback, "a", b"\xe2"), shown, *ids_of(fallback, "▁b")]
+    assert "".join(feed(Detokenizer(fallback, (shown,), (shown,)), ids)) == "ac b"
