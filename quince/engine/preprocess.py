@@ -232,15 +232,17 @@ class MediaPreprocessor:
     # Entries and their files
 
     def _take(self, file: MediaFile) -> _Entry:
+        """Raises EngineUnavailable if the process has ended while the request waited for its turn."""
         key = file.key
         entry = self._entries.get(key)
         if entry is None:
+            if self._socket is None:
+                raise self._unavailable()
             if not self._jobs:
                 self._last_progress = time.monotonic()
             job = next(self._numbers)
             entry = _Entry(key, job, asyncio.get_running_loop().create_future())
             self._entries[key] = self._jobs[job] = entry
-            assert self._socket is not None, "it is ready"
             self._socket.send(Prepare(job, file.kind, file.small, file.data))
         self._entries.move_to_end(key)
         entry.users += 1

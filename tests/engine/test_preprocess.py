@@ -18,7 +18,7 @@ import pytest
 
 from quince.engine.ipc import SocketDirectory
 from quince.engine.media_messages import MediaType, PreprocessorConfig
-from quince.engine.preprocess import PREPROCESSOR_COMMAND, MediaFile, MediaPreprocessor, PreparedMedia
+from quince.engine.preprocess import MAX_TURNS, PREPROCESSOR_COMMAND, MediaFile, MediaPreprocessor, PreparedMedia
 from quince.errors import EngineUnavailable, InvalidRequest, ModelLoadError, QueueFull, QueueTimeout
 from tests import tiny_vision
 from tests.engine import fake_preprocessor
@@ -177,6 +177,21 @@ async def test_a_death_is_told_to_those_who_wait_and_the_next_one_works() -> Non
             assert len(files()) == 1, "nobody's files go with the process"
         await until(lambda: client.pid is not None)
         assert len(await prepared(client, file(b"good 2"))) == 1
+
+
+async def test_a_death_is_told_to_those_who_wait_for_their_turn() -> None:
+    async with running() as (client, _):
+        await prepared(client, file(b"good"))
+        waiting = [asyncio.create_task(prepared(client, file(b"hang %d" % turn))) for turn in range(MAX_TURNS)]
+        waiting += [asyncio.create_task(prepared(client, file(b"good %d" % turn))) for turn in range(2)]
+        await until(lambda: len(client._jobs) == MAX_TURNS)
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGKILL)
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all("restarting: the preprocessor process was killed by signal 9" in str(error) for error in told), told
+        assert all(isinstance(error, EngineUnavailable) for error in told)
+        await until(lambda: client.pid is not None)
+        assert len(await prepared(client, file(b"good 1"))) == 1
 
 
 async def test_one_that_hangs_is_killed() -> None:
