@@ -178,10 +178,11 @@ class ModelManager:
                 yield stored.name, model.text
 
     async def load(self, name: str | None, *, keep_alive: float | None = None) -> ModelStatus:
-        """Have it loaded, trying at once what has failed before."""
+        """Have it loaded, trying at once what has failed before. Its idle time begins anew."""
         slot, _ = await self._find(name)
         slot.retry_at = 0.0
         await self._ready(slot)
+        slot.last_used = time.monotonic()
         if keep_alive is not None:
             slot.keep_alive = keep_alive
         return self._status(slot.stored)
@@ -326,7 +327,10 @@ class ModelManager:
                     await asyncio.wait([slot.draining])
                 slot.state = ModelState.LOADING
                 slot.granted = self._grant(slot, await self._make_room(slot))
+                stored = slot.stored
                 await self._start_engine(slot)
+                if slot.stored is not stored:  # installed anew meanwhile
+                    self._begin_drain(slot)
         except QuinceError as error:
             logger.error("%s: %s", slot.stored.name, error)
             slot.fail(error)

@@ -225,12 +225,26 @@ async def test_keep_alive_goes_before_the_idle_time(models: Models) -> None:
     async with models.manager(idle_ttl=0.3) as manager:
         await use(manager, "one", keep_alive=math.inf)
         assert (await manager.status("one")).expires_in == math.inf
-        await use(manager, "two", keep_alive=0)
-        await until(lambda: loaded(manager) == ["one"], within=0.2)
         await asyncio.sleep(0.6)
         assert loaded(manager) == ["one"]
+    async with models.manager(idle_ttl=60) as manager:
+        await use(manager, "one")
+        await use(manager, "two", keep_alive=0)
+        await until(lambda: loaded(manager) == ["one"])
         await use(manager, "one", keep_alive=0.1)
-        await until(lambda: not manager.models, within=2)
+        await until(lambda: not manager.models)
+
+
+async def test_a_load_begins_the_idle_time_anew(models: Models) -> None:
+    models.add("one")
+    async with models.manager(idle_ttl=60) as manager:
+        await use(manager, "one")
+        (slot,) = manager.slots
+        slot.last_used -= 59
+        assert (await manager.status("one")).expires_in < 2
+        assert (await manager.load("one")).expires_in > 50
+        slot.last_used -= 59
+        assert (await manager.load("one", keep_alive=30)).expires_in > 20, "from now on, not from its last request"
 
 
 @pytest.mark.parametrize(("marker", "said"), [("broken", "no such model"), ("dies", "killed while loading")])
@@ -422,6 +436,19 @@ async def test_a_newer_version_takes_over(models: Models, tmp_path: Path) -> Non
         assert await use(manager, "one") == [1, 10]
         assert engine_pid(manager, "one") != first
         assert not psutil.pid_exists(first)
+
+
+async def test_a_newer_version_that_comes_during_a_load_takes_over(models: Models, tmp_path: Path) -> None:
+    models.add("one", marker="slow")
+    async with models.manager() as manager:
+        loading = asyncio.create_task(manager.load("one"))
+        await until(lambda: manager.slots and manager.slots[0].engine is not None)
+        first = engines()
+        install(models.store, write_model(tmp_path / "newer", size=2000), "one", "quinces/one")
+        assert await use(manager, "one") == [1, 10]
+        assert engines() != first
+        assert (await loading).state is ModelState.READY
+        assert models.loads("one") == 2
 
 
 async def test_a_removed_model_is_unloaded(models: Models) -> None:
