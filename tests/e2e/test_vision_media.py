@@ -45,6 +45,7 @@ def trusting(model: Path, pictures: Path, tmp_path_factory: pytest.TempPathFacto
         "QUINCE_ALLOWED_MEDIA_PATH": str(pictures),
         "QUINCE_ALLOW_PRIVATE_MEDIA": "true",
         "QUINCE_MEDIA_TIMEOUT": str(TIMEOUT),
+        "QUINCE_MAX_MEDIA_BYTES": str(2**20),  # reached before the timeout on a slow machine, too
     }
     with ServerProcess(tmp_path_factory.mktemp("trusting") / "log", str(model), env=env) as process:
         yield process.wait_ready()

@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from mlx.nn.layers.base import Module
 
+from quince.engine import pacing
 from quince.engine.core import EngineCore
 from quince.engine.messages import AddRequest, FinishReason
 from quince.sampling import SamplingParams
@@ -89,8 +90,12 @@ def test_every_answer_is_the_same_with_little_memory(name: str, kind: dict[str, 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["qwen3", "gemma3_text", "qwen3_next"])
-def test_preempted_requests_go_on_where_they_were(name: str, kind: dict[str, Any]) -> None:
+def test_preempted_requests_go_on_where_they_were(
+    name: str, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows that all fit when they begin and do not when they grow."""
+    for limit_of_a_step in ("TARGET_GAP", "ALONE"):  # on a slow machine, they would begin one after the other
+        monkeypatch.setattr(pacing, limit_of_a_step, 1000.0)
     model = built(name)
     requests = [
         AddRequest(
