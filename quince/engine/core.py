@@ -311,11 +311,12 @@ class EngineCore:
             request_id, request = next(iter(self._encoding.items()))
             before = self._forward.encoded_media
             try:
-                cached = self.scheduler.num_cached(request) >= self._media_ends[request_id]
+                start = self.scheduler.num_cached(request)
+                cached = start >= self._media_ends[request_id]
                 if not cached and self.scheduler.load(request):
                     del self._encoding[request_id]
                     continue
-                complete = cached or self._forward.encode(request_id)
+                complete = cached or self._forward.encode(request_id, start)
             except _FORWARD_FAILURES as error:
                 logger.exception("an image could not be encoded")
                 del self._encoding[request_id]

@@ -27,7 +27,8 @@ class Forward(Protocol):
 
     A request with media or an adapter is known from ``add``, which raises ValueError for what this model has not, to
     ``release``. Between them ``encode`` does a bounded part of what can be done with media before its prompt is
-    computed, and tells whether that was the last; it raises ValueError for media that the model cannot take.
+    computed from ``start`` on, and tells whether that was the last; it raises ValueError for media that the model cannot
+    take.
     ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it. ``reset`` forgets it: a step has
     failed, and what it was computing may never get its values.
 
@@ -44,7 +45,7 @@ class Forward(Protocol):
     def logits(self, tokens: mx.array, cache: BatchCache, request_ids: Sequence[str] = ()) -> mx.array: ...
     def prefill(self, chunks: Sequence[PrefillChunk], cache: BatchCache) -> mx.array: ...
     def add(self, request: AddRequest) -> None: ...
-    def encode(self, request_id: str) -> bool: ...
+    def encode(self, request_id: str, start: int) -> bool: ...
     def release(self, request_id: str) -> None: ...
     def reset(self) -> None: ...
 
@@ -72,7 +73,7 @@ class TextForward:
     def add(self, request: AddRequest) -> None:
         raise ValueError("this model reads text only, and has no adapters")
 
-    def encode(self, request_id: str) -> bool:
+    def encode(self, request_id: str, start: int) -> bool:
         return True
 
     def release(self, request_id: str) -> None:

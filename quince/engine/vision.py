@@ -11,7 +11,7 @@ the model, for one conversation; here they belong to the request, and every call
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -75,6 +75,11 @@ class FeatureCache:
         while self.nbytes > self._max_bytes and len(self._kept) > 1:
             _, old = self._kept.popitem(last=False)
             self.nbytes -= old.nbytes
+
+    def has_room(self, beside: Collection[Features], tokens: int) -> bool:
+        """Whether features of so many tokens would not take the place of those, by what these take."""
+        known = sum(features.nbytes for features in beside)
+        return not beside or known * (1 + tokens / sum(len(one.embeddings) for one in beside)) <= self._max_bytes
 
     def discard(self, key: str) -> None:
         if key in self._kept:
@@ -210,16 +215,21 @@ class VisionForward:
             self._place(media)
         self._media[request.request_id] = media
 
-    def encode(self, request_id: str) -> bool:
-        """Start computing the next image that is not there. The vision tower runs beside what the device does."""
-        missing = [image for image in self._media[request_id].images if self._features.get(image.key) is None]
-        if missing:
-            try:
-                mx.async_eval(self._encode(missing[0]))  # type: ignore[no-untyped-call]
-            except BaseException:
-                self._features.discard(missing[0].key)  # its arrays may never get their values
-                raise
-        return len(missing) <= 1
+    def encode(self, request_id: str, start: int) -> bool:
+        """Start computing the next image of the prompt from ``start`` on that is not there. The vision tower runs
+        beside what the device does. Those that would take the place of earlier ones are computed when the prompt has
+        come to them."""
+        images = {one.key: one for one in self._media[request_id].images if one.positions[-1] >= start}
+        kept = {key: found for key in images if (found := self._features.get(key)) is not None}
+        missing = [image for key, image in images.items() if key not in kept]
+        if not missing or not self._features.has_room(kept.values(), len(missing[0].positions)):
+            return True
+        try:
+            mx.async_eval(self._encode(missing[0]))  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._features.discard(missing[0].key)  # its arrays may never get their values
+            raise
+        return len(missing) == 1
 
     def reset(self) -> None:
         self._features.clear()

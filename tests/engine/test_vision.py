@@ -136,6 +136,29 @@ def test_a_picture_that_the_disk_has_is_not_encoded_again(family: VisionFamily, 
     assert encoded == [1, 0]
 
 
+@pytest.mark.parametrize("room", [1, 2])
+def test_more_pictures_than_features_are_kept_of(family: VisionFamily, room: int) -> None:
+    """Each goes through the tower once: ahead while there is room for it, else when the prompt has come to it."""
+    engine, forward = family.core(chunk=16)
+    run(engine, [family.request("one", "see # now", [0])])
+    one = forward._features.nbytes
+    forward.reset()
+    forward._features = FeatureCache(int((room + 0.5) * one))
+    before = forward.encoded_media
+    many = family.request("many", "first # then # and # what?", [0, 1, 2])
+    assert run(engine, [many])["many"].token_ids == family.alone(many).token_ids
+    assert forward.encoded_media == before + 3
+
+
+def test_pictures_that_the_prefix_cache_has_are_not_encoded_for_those_behind(family: VisionFamily) -> None:
+    engine, forward = family.core(cache_bytes=CACHE)
+    run(engine, [family.request("first", "a long beginning # what is that thing?", [2])])
+    forward._features = FeatureCache(0)
+    second = family.request("second", "a long beginning # what is that thing? and # this?", [2, 1])
+    assert run(engine, [second])["second"].token_ids == family.alone(second).token_ids
+    assert forward.encoded_media == 2
+
+
 def test_only_pictures_that_need_the_tower_wait_for_it(family: VisionFamily) -> None:
     """In one step, all requests whose features are kept are let in, and one that is encoded."""
     engine, forward = family.core()
