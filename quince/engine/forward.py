@@ -27,8 +27,8 @@ class Forward(Protocol):
 
     A request with media or an adapter is known from ``add``, which raises ValueError for what this model has not, to
     ``release``. Between them ``encode`` does a bounded part of what can be done with media before its prompt is
-    computed from ``start`` on, and tells whether that was the last; it raises ValueError for media that the model cannot
-    take.
+    computed from ``start`` on, and tells whether that was the last; it raises ValueError for media that the model
+    cannot take.
     ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it. ``reset`` forgets it: a step has
     failed, and what it was computing may never get its values.
 

@@ -62,14 +62,16 @@ class Lane:
         """The next tokens of every request: up to its next save point, within ``budget`` padding included; and the
         width that they are padded to."""
         pending = self.pending
-        most = max(1, min(budget // len(pending), self.rules.max_width))
+        room = self.rectangle.columns - max(
+            request.num_prefilled for request in pending
+        )  # for the row that is furthest
+        most = max(1, min(budget // len(pending), self.rules.max_width, room))
         counts = [min(most, _next_stop(request) - request.num_prefilled) for request in pending]
         if not self.rules.pad:
             counts = [min(counts)] * len(counts)
         width = max(counts)
         if self.rules.pad and self.rules.round_widths:
-            room = self.rectangle.columns - max(request.num_prefilled for request in pending)
-            width = max(width, min(rounded_width(width), most, room))
+            width = max(width, min(rounded_width(width), most))
         return [_chunk(request, count) for request, count in zip(pending, counts, strict=True)], width
 
     def takes(self, request: Request, cached: int, budget: int) -> bool:

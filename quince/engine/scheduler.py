@@ -418,6 +418,10 @@ class Scheduler:
         freed = self.prefix_cache.evict(missing)
         if match.length:
             self.prefix_cache.unpin(match)
+        if freed < missing and self.num_running == 0:
+            # Nobody will free more: the row and what it would be copied from do not fit together. The next step finds
+            # what is left of that.
+            self.prefix_cache.evict(missing - freed)
         return freed >= missing
 
     def _make_room(self, joining: dict[str, tuple[Request, int]]) -> bool:

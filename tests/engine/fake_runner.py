@@ -17,7 +17,7 @@ from quince.engine.batch import (
 )
 from quince.engine.disk_tier import DiskTier
 from quince.engine.host_arrays import HostArrays
-from quince.engine.kv_layout import KVLayout
+from quince.engine.kv_layout import KVLayout, columns_for
 
 FIRST_ANSWER = 1000
 
@@ -35,8 +35,10 @@ class FakeRunner:
         self.inputs: dict[str, int] = {}
         self.said: dict[str, int] = {}
         self.lanes: dict[str, int] = {}
+        self.columns: dict[int, int] = {}  # of the lanes' buffers
         self.in_flight: list[SampledToken] = []
         self.computed = 0  # prompt tokens
+        self.lane = 0
 
     def run(self, batch: Batch) -> list[SampledToken]:
         self._operate(batch)
@@ -69,8 +71,13 @@ class FakeRunner:
             held += chunk.token_ids
             assert len(held) <= chunk.length
             self.computed += len(chunk.token_ids)
-            self.lanes.setdefault(chunk.request_id, id(batch))
+            lane = self.lanes.setdefault(chunk.request_id, self.lane)
+            self.columns[lane] = max(self.columns.get(lane, 0), columns_for(chunk.length))
+        self.lane += 1
         assert len({self.lanes[chunk.request_id] for chunk in batch.prefill}) <= 1, "they began together"
+        if batch.prefill:
+            end = max(chunk.start for chunk in batch.prefill) + batch.prefill_width
+            assert end <= self.columns[self.lanes[batch.prefill[0].request_id]], "the lane's buffers are too small"
 
     def _write(self, batch: Batch) -> None:
         for write in batch.write:

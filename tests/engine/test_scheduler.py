@@ -314,6 +314,35 @@ def test_a_turn_resumes_behind_the_last_answer() -> None:
         assert runner.computed == 49 + 3
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_turn_that_does_not_fit_beside_what_it_begins_with(name: str, share: float) -> None:
+    """It begins with less of that, or none, and nobody waits behind it for ever."""
+    layout = LAYOUTS[name]
+    memory = layout.buffer_bytes(1, 4 * COLUMN_STEP, 100)
+    scheduler, runner = make(layout=layout, memory=memory, cache=memory), FakeRunner(layout)
+    turn = list(range(4 * COLUMN_STEP - 20))
+    scheduler.add(ask("first", turn[: int(share * len(turn))]))
+    run_out(scheduler, runner)
+    scheduler.add(ask("second", turn))
+    scheduler.add(ask("other", [1, 2, 3]))
+    outputs = run_out(scheduler, runner)
+    assert len(tokens_of(outputs, "second")) == len(tokens_of(outputs, "other")) == 3
+
+
+def test_prompts_that_resume_at_different_places_stay_in_their_buffers() -> None:
+    long, short = list(range(1000, 2700)), list(range(600))
+    scheduler, runner = make(chunk=1000, cache=2**30), FakeRunner(LAYOUT)
+    for name, prompt in (("a", long), ("b", short)):
+        scheduler.add(ask(name, prompt, max_tokens=1))
+        run_out(scheduler, runner)
+    scheduler.add(ask("c", [*long, *range(300)]))
+    scheduler.add(ask("d", [*short, *range(5000, 5460)]))
+    outputs = run_out(scheduler, runner)
+    assert runner.lanes["c"] == runner.lanes["d"], "they are prefilled together"
+    assert (cached(outputs, "c"), cached(outputs, "d")) == (len(long), len(short))
+
+
 def test_users_of_one_prompt_compute_it_once() -> None:
     system = list(range(500))
     for layout in LAYOUTS.values():
@@ -393,10 +422,11 @@ def test_random_timelines_with_cache_and_little_memory(name: str, seed: int) -> 
     memory = rng.choice([2_000, 4_000, 20_000])
     scheduler = make(running=4, chunk=32, layout=layout, memory=memory, cache=memory // 2, max_padding=300)
     runner = FakeRunner(layout)
-    stems = [[rng.randrange(50) for _ in range(150)] for _ in range(3)]
+    longest = rng.choice([150, scheduler.memory.most_tokens - 60])
+    stems = [[rng.randrange(50) for _ in range(longest)] for _ in range(3)]
     requests = {}
     for index in range(25):
-        stem = rng.choice(stems)[: rng.randrange(1, 150)]
+        stem = rng.choice(stems)[: rng.randrange(1, longest)]
         prompt = stem + [rng.randrange(50) for _ in range(rng.randrange(1, 60))]
         boundaries = sorted(rng.sample(range(1, len(prompt) + 1), k=min(2, len(prompt))))
         sampling = SamplingParams(max_tokens=rng.randrange(1, 80))
