@@ -19,6 +19,7 @@ from quince.models.sections import ModelSections
 from quince.models.store import ModelStore, StoredModel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_NOBODY = "no/such/model"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -56,10 +57,15 @@ def is_model(name: str, url: str | None) -> bool:
     if _HUB_ID.fullmatch(name) or name in shipped() or _find(name, settings, store) is not None:
         return True
     with ChatClient(_address(settings, url), _key(settings)) as client:
-        if (url is not None or client.health() is not None) and client.knows(name):
+        if (url is not None or client.health() is not None) and _names_model(client, name):
             return True
     known = [model.name for model in store.models()]
     return bool(difflib.get_close_matches(name, [*known, *store.aliases()], cutoff=0.8))
+
+
+def _names_model(client: ChatClient, name: str) -> bool:
+    """A server may answer to every name: there, only a model's own counts."""
+    return client.knows(name) and (name in client.models() or not client.knows(_NOBODY))
 
 
 def _address(settings: ServeConfig, url: str | None) -> str:

@@ -74,15 +74,21 @@ def _enough(most: int) -> int:
 
 
 def characters(value: object) -> int:
-    """About how many characters a JSON value has, without writing it."""
-    match value:
-        case str():
-            return len(value)
-        case Mapping():
-            return sum(len(str(name)) + characters(one) for name, one in value.items())
-        case list() | tuple():
-            return sum(map(characters, value))
-    return 1
+    """About how many characters a JSON value has, without writing it. However deep it is."""
+    found = 0
+    values = [value]
+    while values:
+        match values.pop():
+            case str() as text:
+                found += len(text)
+            case Mapping() as fields:
+                found += sum(len(str(name)) for name in fields)
+                values += fields.values()
+            case list() | tuple() as items:
+                values += items
+            case _:
+                found += 1
+    return found
 
 
 def groups(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:

@@ -33,6 +33,7 @@ class FakeServer(ThreadingHTTPServer):
         self.keys: list[str | None] = []
         self.refusal: tuple[int, bytes] | None = None
         self.left = threading.Event()
+        self.any_name = False  # whether every name is its model's
         # What /health says, one after the other; the last one from then on.
         self.healths: list[dict[str, Any]] = [{"status": "ok", "reason": "ready", "models": {}}]
 
@@ -51,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200 if health["status"] == "ok" else 503, health)
         elif self.path == "/v1/models":
             self._json(200, {"data": [{"id": "reader", "type": "embedding"}, {"id": "talker", "type": "llm"}]})
-        elif self.path == "/v1/models/talker":
+        elif self.path == "/v1/models/talker" or (self.server.any_name and self.path.startswith("/v1/models/")):
             self._json(200, {"id": "talker"})
         else:
             self._json(404, {"error": {"message": "no such model"}})

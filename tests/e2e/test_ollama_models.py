@@ -87,9 +87,10 @@ def test_ps(client: ollama.Client, many: ServerProcess) -> None:
     assert (model.model, model.name, model.context_length) == ("quince-demo", "quince-demo", 8192)
     assert model.size and model.size_vram == 0, "this is a CPU"
     assert model.expires_at and 0 < (model.expires_at - datetime.now(UTC)).total_seconds() <= 31
-    many.post("/v1/models/quince-demo/load", {"keep_alive": -1})
-    (model,) = client.ps().models
-    assert model.expires_at and model.expires_at.year > 2100
+    for forever in (-1, 1e12):
+        many.post("/v1/models/quince-demo/load", {"keep_alive": forever})
+        (model,) = client.ps().models
+        assert model.expires_at and model.expires_at.year > 2100
     many.post("/v1/models/quince-demo/load", {"keep_alive": "100ms"})
     wait_for(lambda: not client.ps().models, within=5, what="its time is over")
 

@@ -147,6 +147,15 @@ def test_a_word_that_is_nearly_a_model_is_not_asked(env: dict[str, str]) -> None
     assert [message["content"] for message in server.bodies[0]["messages"]] == ["quinces\n\nWell?"]
 
 
+def test_a_word_is_asked_where_every_name_is_the_model_s(env: dict[str, str]) -> None:
+    with fake_server(says("Yes."), END, "[DONE]") as server:
+        env["QUINCE_PORT"] = server.url.rpartition(":")[2]
+        server.any_name = True
+        assert ask("Hello", env=env).stdout == "Yes.\n"
+        assert ask("talker", env=env, piped="Well?").stdout == "Yes.\n"
+    assert [body["messages"][0]["content"] for body in server.bodies] == ["Hello", "Well?"]
+
+
 @pytest.mark.usefixtures("nothing_left")
 def test_a_broken_model(env: dict[str, str], model_dir: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"

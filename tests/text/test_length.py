@@ -87,6 +87,13 @@ def test_characters_of_what_json_holds() -> None:
     )
 
 
+def test_characters_of_what_is_deep() -> None:
+    deep: object = "abc"
+    for _ in range(100_000):
+        deep = {"n": [deep]}
+    assert characters(deep) == 100_000 + 3
+
+
 def test_groups() -> None:
     assert list(groups(["a", "bb", "cccc", "d", "e"], len, 3)) == [["a", "bb"], ["cccc"], ["d", "e"]]
     assert list(groups([], len, 3)) == []

@@ -145,7 +145,7 @@ def tag(stored: StoredModel) -> Tag:
 
 
 def running(status: ModelStatus, now: datetime.datetime) -> Running:
-    left = datetime.timedelta(seconds=status.expires_in) if math.isfinite(status.expires_in) else _FOR_EVER
+    left = datetime.timedelta(seconds=min(status.expires_in, _FOR_EVER.total_seconds()))
     return Running(
         name=status.stored.name,
         model=status.stored.name,
