@@ -21,7 +21,11 @@ from quince.bench.workload import ClientSpec, Job, JobResult, RequestResult, Req
 
 
 class _Delta(msgspec.Struct):
+    """Thinking is text, too; servers have two names for it."""
+
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -56,6 +60,7 @@ class _Refusal(msgspec.Struct):
 # JSON is spelled by characters but for the words in its strings.
 _WORD_OR_CHARACTER = re.compile(" [a-z]{4}|.")
 
+_NO_DELTA = _Delta()
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
@@ -109,9 +114,10 @@ class _Exchange(asyncio.Protocol):
         if bytes(chunk.error) not in (b"", b"null"):
             result.error = bytes(chunk.error).decode()
         for choice in chunk.choices:
-            if choice.delta is not None and choice.delta.content:
+            delta = choice.delta or _NO_DELTA
+            if text := delta.content or delta.reasoning_content or delta.reasoning:
                 result.times.append(self._now)
-                result.counts.append(self._count(choice.delta.content))
+                result.counts.append(self._count(text))
             result.finish_reason = choice.finish_reason or result.finish_reason
         if chunk.usage is not None:
             result.prompt_tokens = chunk.usage.prompt_tokens
@@ -192,7 +198,10 @@ async def _exchange(job: Job, request: bytes, result: RequestResult, count: Call
     try:
         async with asyncio.timeout(job.timeout):
             _, protocol = await loop.create_connection(
-                lambda: _Exchange(request, result, count), url.hostname or "", url.port or 80
+                lambda: _Exchange(request, result, count),
+                url.hostname,
+                url.port or (443 if url.scheme == "https" else 80),
+                ssl=url.scheme == "https" or None,
             )
             await protocol.finished
     except (OSError, TimeoutError) as error:

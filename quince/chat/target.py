@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import TextIO
+from urllib.parse import urlsplit
 
 from quince import config_sources
 from quince.chat.client import ChatClient
@@ -63,6 +64,15 @@ def is_model(name: str, url: str | None) -> bool:
     return bool(difflib.get_close_matches(name, [*known, *store.aliases()], cutoff=0.8))
 
 
+def checked_url(url: str) -> str:
+    """The address of a server. Raises UsageError for what is none."""
+    with contextlib.suppress(ValueError):  # a port that is no number
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url):
+            return url
+    raise UsageError(f"--url {url}: an address is like http://127.0.0.1:8000")
+
+
 def _names_model(client: ChatClient, name: str) -> bool:
     """A server may answer to every name: there, only a model's own counts."""
     return client.knows(name) and (name in client.models() or not client.knows(_NOBODY))
@@ -70,9 +80,7 @@ def _names_model(client: ChatClient, name: str) -> bool:
 
 def _address(settings: ServeConfig, url: str | None) -> str:
     if url is not None:
-        if not re.match(r"https?://[^/\s]", url):
-            raise UsageError(f"--url {url}: an address is like http://127.0.0.1:8000")
-        return url
+        return checked_url(url)
     host = _EVERYWHERE.get(settings.host, settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 

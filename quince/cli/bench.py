@@ -33,6 +33,7 @@ def bench(  # noqa: PLR0913 - one parameter per option
     import msgspec
 
     from quince.bench.run import BenchConfig, Figures, Target, measure, own_server
+    from quince.chat.target import checked_url
     from quince.config_sources import load
 
     settings = BenchConfig(concurrency or [1, 4, 16], requests, prompt_tokens, max_tokens, temperature)
@@ -41,7 +42,7 @@ def bench(  # noqa: PLR0913 - one parameter per option
             target = stack.enter_context(own_server(model, max(settings.concurrency)))
         else:
             keys = load({}).api_key
-            target = Target(url, keys[0].get_secret_value() if keys else None, model)
+            target = Target(checked_url(url), keys[0].get_secret_value() if keys else None, model)
         found: list[Figures] = []
         for level in measure(target, settings):
             if not as_json and not found:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.chat.fake_server import END, USAGE, fake_server, says
 from tests.e2e.server_process import QUINCE, environment, is_alive, wait_for
 
 SHORT = ("-c", "1", "--requests", "1", "--prompt-tokens", "8", "--max-tokens", "4")
@@ -60,6 +64,53 @@ def test_what_cannot_be_measured_is_one_sentence(env: dict[str, str], model: str
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("quince: ") and said in result.stderr
     assert result.stderr.count("\n") == 1 and "{" not in result.stderr
+
+
+def test_thinking_is_text(env: dict[str, str]) -> None:
+    thinking = [{"choices": [{"delta": {name: "so "}}]} for name in ("reasoning_content", "reasoning")]
+    with fake_server(*thinking, says("yes"), END, USAGE, "[DONE]") as server:
+        result = bench("--json", "--url", server.url, env=env)
+    (level,) = json.loads(result.stdout)
+    assert level["ttft_p50"] > 0 and level["gap_p50"] >= 0
+    assert server.keys == ["Bearer from-the-file"] * 2
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate is made by openssl")
+def test_https(env: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    files = ("-keyout", str(key), "-out", str(certificate))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, *files], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with fake_server(says("so"), says("yes"), END, USAGE, "[DONE]") as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http://127.0.0.1", "https://localhost")
+        assert "certificate verify failed" in bench("--url", url, env=env).stderr
+        result = bench("--json", "--url", url, env=env | {"SSL_CERT_FILE": str(certificate)})
+    assert json.loads(result.stdout)[0]["completion_tokens"] == 3, result.stderr
+
+
+def test_a_key_does_not_go_out_in_the_clear(env: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [*QUINCE, "bench", "--url", f"https://127.0.0.1:{listener.getsockname()[1]}", *SHORT]
+        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            listener.settimeout(30)
+            connection, _ = listener.accept()
+            with connection:
+                received = connection.recv(2**16)
+            _, told = process.communicate(timeout=30)
+    assert received.startswith(b"\x16\x03"), "a TLS handshake"
+    assert process.returncode == 1 and told.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://", "http://localhost:99999", "here"])
+def test_what_is_no_address(env: dict[str, str], url: str) -> None:
+    result = bench("--url", url, env=env)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"quince: --url {url}: an address is like http://127.0.0.1:8000\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
