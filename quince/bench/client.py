@@ -199,7 +199,7 @@ async def _exchange(job: Job, request: bytes, result: RequestResult, count: Call
         async with asyncio.timeout(job.timeout):
             _, protocol = await loop.create_connection(
                 lambda: _Exchange(request, result, count),
-                url.hostname,
+                url.hostname or "",
                 url.port or (443 if url.scheme == "https" else 80),
                 ssl=url.scheme == "https" or None,
             )

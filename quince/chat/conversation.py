@@ -25,11 +25,21 @@ def _between(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
+def _share(text: str) -> float:
+    value = _between(0, 1)(text)
+    if value == 0:
         raise ValueError
     return value
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise ValueError
+        return value
+
+    return read
 
 
 def _switch(text: str) -> dict[str, bool]:
@@ -39,11 +49,11 @@ def _switch(text: str) -> dict[str, bool]:
 # What /set knows: the request's field, how its text is read, and what is allowed, in words.
 SETTINGS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "temperature": ("temperature", _between(0, 2), "a number from 0 to 2"),
-    "top_p": ("top_p", _between(0, 1), "a number from 0 to 1"),
-    "top_k": ("top_k", _count, "a whole number"),
+    "top_p": ("top_p", _share, "a number above 0, up to 1"),
+    "top_k": ("top_k", _count(0), "a whole number"),
     "min_p": ("min_p", _between(0, 1), "a number from 0 to 1"),
-    "max_tokens": ("max_tokens", _count, "a whole number"),
-    "seed": ("seed", _count, "a whole number"),
+    "max_tokens": ("max_tokens", _count(1), "a whole number above 0"),
+    "seed": ("seed", _count(0), "a whole number"),
     "thinking": ("chat_template_kwargs", _switch, "on or off"),
 }
 

@@ -7,13 +7,15 @@ import contextlib
 import enum
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from quince.engine.history import Death, EngineHistory
+from quince.engine.interruptions import Interruptions
 from quince.engine.ipc import ClientSocket, SocketDirectory
 from quince.engine.messages import (
     Abort,
@@ -144,7 +146,7 @@ class EngineClient:
         self._hung = False
         self._admitted: set[str] = set()
         self._cancelled: set[str] = set()  # of those
-        self._preparing: dict[str, asyncio.Timeout] = {}  # of those: what ends the block of ``interruptible``
+        self._preparing = Interruptions()
         self._mailboxes: dict[str, Mailbox] = {}  # of those admitted, the ones that the engine has been given
         self._outbox = Outbox(self._send)
         self._socket: ClientSocket | None = None
@@ -199,21 +201,10 @@ class EngineClient:
             self._admitted -= new
             self._cancelled -= new
 
-    @contextlib.asynccontextmanager
-    async def interruptible(self, request_ids: Sequence[str]) -> AsyncIterator[None]:
+    def interruptible(self, request_ids: Sequence[str]) -> AbstractAsyncContextManager[None]:
         """For what admitted requests wait for before ``generate``: ``abort`` ends the block at once, which then raises
         RequestCancelled. The block must not yield."""
-        try:
-            async with asyncio.timeout(None) as block:
-                self._preparing.update(dict.fromkeys(request_ids, block))
-                yield
-        except TimeoutError:
-            if not block.expired():
-                raise
-            raise RequestCancelled("the request was cancelled") from None
-        finally:
-            for request_id in request_ids:
-                self._preparing.pop(request_id, None)
+        return self._preparing.block(request_ids)
 
     async def wait_ready(self) -> Ready:
         """The loaded model's facts, waiting through a load. Raises EngineUnavailable if it fails or takes too long."""
@@ -277,8 +268,7 @@ class EngineClient:
         self._cancelled.update(found)  # some are not sent yet: their prompts are being tokenized
         if sent := [name for name in found if name in self._mailboxes]:
             self._abort(sent)
-        for block in {self._preparing.pop(name) for name in found if name in self._preparing}:
-            block.reschedule(asyncio.get_running_loop().time())
+        self._preparing.end(found)
         return sorted({_whole(name) for name in found})
 
     # Requests

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from quince.config import ServeConfig
 from quince.engine.client import EngineClient, EngineState
+from quince.engine.interruptions import Interruptions
 from quince.engine.ipc import SocketDirectory
 from quince.engine.supervisor import ENGINE_COMMAND
 from quince.errors import (
@@ -84,6 +85,7 @@ class ModelManager:
         self._searches = Bound(config.places, "too many requests name models that have to be looked for")
         self._awaited = Bound(config.places, "too many requests wait for models to be downloaded")
         self._texts_used = Bound(config.places, "too many texts are being tokenized")
+        self._waits = Interruptions()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._preloading: set[str] = set()
@@ -141,16 +143,23 @@ class ModelManager:
 
     @contextlib.asynccontextmanager
     async def acquire(
-        self, name: str | None, *, types: Sequence[ModelType] = GENERATING, keep_alive: float | None = None
+        self,
+        name: str | None,
+        request_id: str,
+        *,
+        types: Sequence[ModelType] = GENERATING,
+        keep_alive: float | None = None,
     ) -> AsyncIterator[LoadedModel]:
         """The model (and the adapter) that ``name`` means, loaded, and kept loaded until the block ends.
 
         ``keep_alive`` (seconds, infinite for ever) takes the place of the idle time until another request says
-        otherwise. Raises ModelNotFound, InvalidRequest for a model that is for something else, and what loading raises.
+        otherwise. Raises ModelNotFound, InvalidRequest for a model that is for something else, what loading raises, and
+        RequestCancelled if ``abort`` ends the wait.
         """
-        slot, adapter = await self._find(name)
-        _check_type(slot.stored, types)
-        model = await self._ready(slot)
+        async with self._waits.block([request_id]):
+            slot, adapter = await self._find(name)
+            _check_type(slot.stored, types)
+            model = await self._ready(slot)
         slot.running += 1
         if keep_alive is not None:
             slot.keep_alive = keep_alive
@@ -161,6 +170,10 @@ class ModelManager:
             slot.last_used = time.monotonic()
             self._notify()
             self._unload_if_due(slot)
+
+    def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
+        """End these requests (None: all), whatever they wait for. Returns those that there were."""
+        return self._waits.end(request_ids) + [name for one in self.models for name in one.engine.abort(request_ids)]
 
     @contextlib.asynccontextmanager
     async def text(self, name: str | None) -> AsyncIterator[tuple[str, ModelText]]:

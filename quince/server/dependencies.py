@@ -39,12 +39,14 @@ class RequestState(ServerState):
     request: Request
     leases: AsyncExitStack
 
-    async def acquire(self, name: str | None, *, streaming: bool = False, **options: Any) -> LoadedModel:
+    async def acquire(
+        self, name: str | None, request_id: str, *, streaming: bool = False, **options: Any
+    ) -> LoadedModel:
         """As ModelManager.acquire; a client that leaves while the model is loaded no longer waits for it.
 
         ``streaming``: the caller is a stream, which sees to that itself.
         """
-        entering = self.leases.enter_async_context(self.manager.acquire(name, **options))
+        entering = self.leases.enter_async_context(self.manager.acquire(name, request_id, **options))
         if streaming or self.manager.is_ready(name):
             model = await entering
         else:

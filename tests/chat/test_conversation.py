@@ -46,7 +46,15 @@ def test_settings() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("temperature", "hot"), ("temperature", "3"), ("top_p", "nan"), ("seed", "-1"), ("thinking", "?")],
+    [
+        ("temperature", "hot"),
+        ("temperature", "3"),
+        ("top_p", "nan"),
+        ("top_p", "0"),
+        ("max_tokens", "0"),
+        ("seed", "-1"),
+        ("thinking", "?"),
+    ],
 )
 def test_a_wrong_value_names_what_is_allowed(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is .*, not '"):

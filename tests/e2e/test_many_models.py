@@ -104,6 +104,23 @@ async def test_twenty_simultaneous_first_requests_load_once(start: Start) -> Non
     assert loads(server, "one") == 1 and len(server.engines()) == 1
 
 
+async def test_who_waits_for_a_load_can_be_cancelled(start: Start) -> None:
+    server = start("one", "--keepalive-interval", "0.05")
+    async with http_client(server.base_url) as http:
+        whole = asyncio.create_task(http.post(CHAT, json=chat_body(model="one")))
+        async with http.stream("POST", CHAT, json=chat_body(model="one", stream=True)) as response:
+            name = response.headers["x-request-id"]
+            assert model_state(server, "one") == "loading", "the headers came with a keepalive"
+            answer = await http.post("/v1/cancel", json={"request_id": name})
+            assert answer.json() == {"cancelled": [name]}
+            text = (await asyncio.wait_for(response.aread(), 5)).decode()
+        assert '"code":"cancelled"' in text
+        assert len((await http.post("/v1/cancel")).json()["cancelled"]) == 1
+        assert_error_shape(await whole, 499)
+        assert await ask(http, "one")
+    assert loads(server, "one") == 1
+
+
 async def test_swaps_under_load(start: Start) -> None:
     """Room for one of two models: no request fails, every swap is one load, and the processes' memory stays flat."""
     server = start("one", "two", "--max-loaded-models", "1")

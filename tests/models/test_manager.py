@@ -29,6 +29,7 @@ from quince.errors import (
     ModelNotFound,
     QueueFull,
     QueueTimeout,
+    RequestCancelled,
     UsageError,
 )
 from quince.models import memory
@@ -87,13 +88,17 @@ def models(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest
 
 async def use(manager: ModelManager, name: str | None, tokens: int = 1, **options: Any) -> list[int]:
     """One request: its answer is its prompt."""
-    async with manager.acquire(name, **options) as model:
+    async with manager.acquire(name, new_name(), **options) as model:
         return await answer(model.engine, [1, *range(10, 10 + tokens)])
 
 
+def new_name() -> str:
+    return f"request-{time.monotonic_ns()}-{os.urandom(4).hex()}"
+
+
 async def answer(engine: Any, prompt: list[int]) -> list[int]:
-    name = f"request-{time.monotonic_ns()}-{os.urandom(4).hex()}"
-    batches = [batch async for batch in engine.generate(AddRequest(name, prompt, SamplingParams(max_tokens=100)))]
+    request = AddRequest(new_name(), prompt, SamplingParams(max_tokens=100))
+    batches = [batch async for batch in engine.generate(request)]
     return [token for batch in batches for output in batch for token in output.token_ids]
 
 
@@ -167,7 +172,7 @@ async def test_the_least_recently_used_goes(models: Models) -> None:
 
 async def test_an_idle_one_goes_before_a_busy_one(models: Models) -> None:
     models.add("one", "two", "three")
-    async with models.manager(max_loaded_models=2) as manager, manager.acquire("one"):
+    async with models.manager(max_loaded_models=2) as manager, manager.acquire("one", "r"):
         await use(manager, "two")  # used last, but idle
         await use(manager, "three")
         assert loaded(manager) == ["one", "three"]
@@ -176,7 +181,7 @@ async def test_an_idle_one_goes_before_a_busy_one(models: Models) -> None:
 async def test_a_busy_engine_is_not_unloaded(models: Models) -> None:
     models.add("one", "two")
     async with models.manager(max_loaded_models=1) as manager:
-        async with manager.acquire("one") as model:
+        async with manager.acquire("one", "r") as model:
             waiting = asyncio.create_task(use(manager, "two"))
             late = None
             while await state(manager, "one") is not ModelState.DRAINING:
@@ -211,7 +216,7 @@ async def test_idle_models_are_unloaded(models: Models) -> None:
     async with models.manager(idle_ttl=0.4) as manager:
         await use(manager, "one")
         pid = engine_pid(manager, "one")
-        async with manager.acquire("two"):
+        async with manager.acquire("two", "r"):
             await until(lambda: loaded(manager) == ["two"])
             await asyncio.sleep(0.5)
             assert loaded(manager) == ["two"], "a busy model is not idle"
@@ -245,6 +250,31 @@ async def test_a_load_begins_the_idle_time_anew(models: Models) -> None:
         assert (await manager.load("one")).expires_in > 50
         slot.last_used -= 59
         assert (await manager.load("one", keep_alive=30)).expires_in > 20, "from now on, not from its last request"
+
+
+async def test_those_who_wait_for_a_load_can_be_cancelled(models: Models) -> None:
+    models.add("one", marker="slow")
+    async with models.manager() as manager:
+
+        async def wait(name: str) -> None:
+            async with manager.acquire("one", name):
+                pass
+
+        waiting = [asyncio.create_task(wait(name)) for name in "abcd"]
+        await until(lambda: manager.slots and manager.slots[0].waiting == 4)
+        assert manager.abort(["b", "nobody"]) == ["b"]
+        with pytest.raises(RequestCancelled):
+            await waiting[1]
+        assert manager.slots[0].waiting == 3
+        await waiting[0]
+        await asyncio.gather(waiting[2], waiting[3])
+        assert manager.abort() == []
+        await manager.unload("one")
+        waiting = [asyncio.create_task(wait(name)) for name in "ab"]
+        await until(lambda: manager.slots[0].waiting == 2)
+        assert sorted(manager.abort()) == ["a", "b"]
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [RequestCancelled] * 2
 
 
 @pytest.mark.parametrize(("marker", "said"), [("broken", "no such model"), ("dies", "killed while loading")])
@@ -298,7 +328,7 @@ async def test_a_killed_engine_comes_back_and_the_other_never_notices(models: Mo
     models.add("one", "two")
     async with models.manager() as manager:
         await use(manager, "one")
-        async with manager.acquire("two") as two:
+        async with manager.acquire("two", "r") as two:
             streaming = asyncio.create_task(answer(two.engine, [7, *range(20)]))
             await asyncio.sleep(0.1)
             os.kill(engine_pid(manager, "one"), signal.SIGKILL)
@@ -334,7 +364,7 @@ async def test_a_model_that_dies_and_cannot_be_loaded_again_is_given_up(models: 
 async def test_unloading_during_a_stream(models: Models) -> None:
     models.add("one")
     async with models.manager() as manager:
-        async with manager.acquire("one") as model:
+        async with manager.acquire("one", "r") as model:
             streaming = asyncio.create_task(answer(model.engine, [7, *range(10)]))
             await asyncio.sleep(0.1)
             assert (await manager.unload("one")).state is ModelState.DRAINING
@@ -543,7 +573,7 @@ def test_what_means_nothing_to_the_only_model_is_refused(models: Models, setting
 
 async def test_waiting_for_a_load_has_an_end(models: Models) -> None:
     models.add("one", "two")
-    async with models.manager(max_loaded_models=1, queue_timeout=0.5) as manager, manager.acquire("one"):
+    async with models.manager(max_loaded_models=1, queue_timeout=0.5) as manager, manager.acquire("one", "r"):
         with pytest.raises(QueueTimeout, match="two"):
             await use(manager, "two")
 

@@ -50,7 +50,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
     request_id = new_id("chatcmpl")
 
     async def begin() -> tuple[Events, _Head]:
-        model = await state.acquire(body.model, streaming=bool(body.stream))
+        model = await state.acquire(body.model, request_id, streaming=bool(body.stream))
         events = model.generator.chat(request_id, messages, params, media)
         return events, _Head(request_id, body.model or model.name, logprobs=params.logprobs is not None)
 

@@ -29,7 +29,7 @@ async def create_completion(body: CompletionRequest, request: Request, state: St
     request_id = new_id("cmpl")
 
     async def begin() -> tuple[Events, _Maker]:
-        model = await state.acquire(body.model, streaming=bool(body.stream))
+        model = await state.acquire(body.model, request_id, streaming=bool(body.stream))
         events = model.generator.complete(request_id, prompts, params)
         return events, _Maker(request_id, body.model or model.name, params)
 

@@ -17,8 +17,8 @@ router = APIRouter(tags=["OpenAI"])
 async def create_embeddings(body: EmbeddingRequest, request: Request, state: State) -> Response:
     """A vector for every text."""
     params, inputs = body.params(), body.inputs
-    model = await state.acquire(body.model, types=(ModelType.EMBEDDING,))
     request_id = new_id("embd")
+    model = await state.acquire(body.model, request_id, types=(ModelType.EMBEDDING,))
     made = await while_connected(request, model.embedder.embed(request_id, inputs, params))
     if made is None:
         return client_closed()

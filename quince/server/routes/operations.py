@@ -70,5 +70,4 @@ async def mlx_status(state: State) -> MlxStatus:
 async def cancel(state: State, body: CancelRequest | None = None) -> Response:
     """End one request by its id, or all of them without one. Unknown ids are none of ours: the list is empty."""
     wanted = None if body is None or body.request_id is None else [body.request_id]
-    cancelled = [name for model in state.manager.models for name in model.engine.abort(wanted)]
-    return json_response({"cancelled": cancelled})
+    return json_response({"cancelled": state.manager.abort(wanted)})

@@ -18,8 +18,8 @@ router = APIRouter(tags=["Reranking"])
 async def create_rerank(body: RerankRequest, request: Request, state: State) -> Response:
     """Documents in the order in which they answer a query."""
     params, texts = body.params(), body.texts
-    model = await state.acquire(body.model, types=(ModelType.RERANKER,))
     request_id = new_id("rerank")
+    model = await state.acquire(body.model, request_id, types=(ModelType.RERANKER,))
     ranking = await while_connected(request, model.reranker.rank(request_id, body.query, texts, params))
     if ranking is None:
         return client_closed()
