@@ -62,10 +62,8 @@ class Lane:
         """The next tokens of every request: up to its next save point, within ``budget`` padding included; and the
         width that they are padded to."""
         pending = self.pending
-        room = self.rectangle.columns - max(
-            request.num_prefilled for request in pending
-        )  # for the row that is furthest
-        most = max(1, min(budget // len(pending), self.rules.max_width, room))
+        furthest = max(request.num_prefilled for request in pending)  # what is to come of it bounds the width of all
+        most = max(1, min(budget // len(pending), self.rules.max_width, self.rectangle.columns - furthest))
         counts = [min(most, _next_stop(request) - request.num_prefilled) for request in pending]
         if not self.rules.pad:
             counts = [min(counts)] * len(counts)
