@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,14 @@ from quince.bench.workload import ARRIVING, RUNNING, ClientSpec, Load, RequestRe
 BRIEF = {"running_tokens": 64, "arrivals": 4, "arrival_prompt_tokens": None, "arrival_delay": 0.5}
 
 
+# What a gap may be (ms), or so many times what it is at the same place of an answer that nothing disturbs.
+TARGET, FACTOR = 100.0, 3
+STRETCH = 250  # pieces of an answer that count as the same place
+
+
 class Arrivals(msgspec.Struct, kw_only=True):
-    """One measurement. Gaps are the running streams', in ms, from the first arrival to the end of the last one."""
+    """One measurement. Gaps are the running streams', in ms, from the first arrival to the end of the last one;
+    ``in_target`` is the share of them that keep the target."""
 
     contender: str
     repeat: int
@@ -27,6 +34,7 @@ class Arrivals(msgspec.Struct, kw_only=True):
     gap_p50: float
     gap_p99: float
     gap_max: float
+    in_target: float
     gaps: int
     ttft_p50: float
     problems: list[str]
@@ -43,9 +51,11 @@ def measure(
         seed = 2 * time.time_ns()
         arriving = _arriving(options, seed, images)
         for contender in who:
+            undisturbed = _run(options, contender, seed=seed, arriving=[])
+            targets = _targets(undisturbed)
             for clients in ([], arriving):
-                results = _run(options, contender, seed=seed + bool(clients), arriving=clients)
-                measured = _summarise(options, (contender.name, repeat, bool(clients)), results)
+                results = _run(options, contender, seed=seed + 1, arriving=clients) if clients else undisturbed
+                measured = _summarise(options, (contender.name, repeat, bool(clients)), results, targets)
                 print(measured, file=sys.stderr, flush=True)
                 yield measured
 
@@ -65,14 +75,34 @@ def _run(
     return [request for result in contender.run(clients + arriving) for request in result.requests]
 
 
+def _targets(undisturbed: Sequence[RequestResult]) -> list[float]:
+    """What a gap may be in each stretch of an answer."""
+    longest = max(len(result.times) for result in undisturbed)
+    found = []
+    for start in range(0, longest, STRETCH):
+        there = [result.times[start : start + STRETCH + 1] for result in undisturbed]
+        usual = quantile([1000 * (b - a) for times in there for a, b in itertools.pairwise(times)], 0.5)
+        found.append(max(TARGET, FACTOR * usual))
+    return found
+
+
 def _summarise(
-    options: argparse.Namespace, labels: tuple[str, int, bool], results: Sequence[RequestResult]
+    options: argparse.Namespace,
+    labels: tuple[str, int, bool],
+    results: Sequence[RequestResult],
+    targets: Sequence[float],
 ) -> Arrivals:
     running = [r for r in results if r.tag == RUNNING]
     arriving = [r for r in results if r.tag == ARRIVING]
     start = min(r.sent for r in running) + options.arrival_delay
     until = max((r.ended for r in arriving), default=float("inf"))
     found = [gap for r in running for gap in gaps(r, since=start, until=until)]
+    kept = [
+        1000 * (after - before) <= targets[min(place // STRETCH, len(targets) - 1)]
+        for r in running
+        for place, (before, after) in enumerate(itertools.pairwise(r.times))
+        if start <= after <= until
+    ]
     problems = [r.error for r in results if r.error]
     ended = min(r.ended for r in running)
     if arriving and ended < until:
@@ -84,6 +114,7 @@ def _summarise(
         gap_p50=quantile(found, 0.5),
         gap_p99=quantile(found, 0.99),
         gap_max=max(found, default=float("nan")),
+        in_target=sum(kept) / len(kept) if kept else float("nan"),
         gaps=len(found),
         ttft_p50=quantile([1000 * (r.times[0] - r.sent) for r in arriving if r.times], 0.5),
         problems=problems,
@@ -91,16 +122,24 @@ def _summarise(
 
 
 def table(measured: Sequence[Arrivals]) -> str:
-    header = ("server", "arriving", "gap p50 ms", "p99 ms", "max ms", "p99 / p50", "TTFT p50 of arrivals ms")
+    header = (
+        "server",
+        "arriving",
+        "gap p50 ms",
+        "p99 ms",
+        "max ms",
+        "p99 / p50",
+        "in target",
+        "TTFT p50 of arrivals ms",
+    )
     rows = []
     for name, arriving in dict.fromkeys((m.contender, m.arriving) for m in measured):
         own = [m for m in measured if (m.contender, m.arriving) == (name, arriving)]
-        p50, p99, top, ttft = (
-            quantile([getattr(m, field) for m in own], 0.5) for field in ("gap_p50", "gap_p99", "gap_max", "ttft_p50")
-        )
+        fields = ("gap_p50", "gap_p99", "gap_max", "in_target", "ttft_p50")
+        p50, p99, top, kept, ttft = (quantile([getattr(m, field) for m in own], 0.5) for field in fields)
         ratio = quantile([m.gap_p99 / m.gap_p50 for m in own if m.gap_p50], 0.5)
         first = f"{ttft:.0f}" if arriving else "-"
         cells = [name, "yes" if arriving else "none"]
-        rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", first])
+        rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", f"{100 * kept:.2f} %", first])
     problems = sorted({problem for m in measured for problem in m.problems})
     return "\n".join([report.table(header, rows), "", *(f"PROBLEM: {problem}" for problem in problems[:10])])
