@@ -57,7 +57,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--arrival-interval", type=float, default=0.1, help="arrivals: seconds between them")
     add("--arrival-tokens", type=int, default=16, help="arrivals, mix: length of their answers")
     add("--arrival-delay", type=float, default=1.0, help="arrivals: seconds until the first")
-    add("--mix-tokens", type=int, nargs="+", default=[30000, 5000, *[10] * 20], help="mix: words of the prompts")
+    add(
+        "--mix-tokens",
+        type=int,
+        nargs="+",
+        help="mix: words of the prompts  [30000 5000 and 20 x 10; tiny: 8000 2000 ...]",
+    )
     add("--quince-args", default="", help="more arguments for quince serve, in one string")
     add("--out", type=Path, help="write all results as JSON")
     add("--keep-times", action="store_true", help="with --out: keep the time of every piece of text")
@@ -70,7 +75,9 @@ def _fill_in(options: argparse.Namespace) -> argparse.Namespace:
     gpu = "gpu" in options.device
     options.model = options.model or ("0.6b" if gpu else "tiny")
     options.concurrency = options.concurrency or ([1, 2, 4, 8, 16, 32, 64] if gpu else [1, 4, 16])
-    options.prompt_tokens = options.prompt_tokens or (40 if options.model == "tiny" else 440)
+    tiny = options.model == "tiny"
+    options.prompt_tokens = options.prompt_tokens or (40 if tiny else 440)
+    options.mix_tokens = options.mix_tokens or [*((8000, 2000) if tiny else (30000, 5000)), *[10] * 20]
     return options
 
 

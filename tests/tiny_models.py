@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,9 @@ def tokenizer_file() -> Path:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(["<end>"])
-    path = Path(tempfile.mkdtemp(prefix="quince-tests-")) / "tokenizer.json"
+    directory = tempfile.mkdtemp(prefix="quince-tests-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    path = Path(directory) / "tokenizer.json"
     tokenizer.save(str(path))
     return path
 
