@@ -19,7 +19,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from quince.engine.device import has_reference_blas
 from quince.engine.kv_layout import KVLayout, KVQuantization, columns_for, rows_for, shrunk_columns, shrunk_rows
+from quince.engine.weight_layout import stored_across
+
+WIDE = 8  # tokens of a row in a call, with which a copy of its keys pays
 
 Mask = mx.array | str | None
 
@@ -202,7 +206,10 @@ class RowKVCache:
 
     def _decode(self, parts: list[mx.array]) -> tuple[Any, Any]:
         """As attention reads them."""
-        return parts[0], parts[1]
+        keys, values = parts
+        if self._positions.width >= WIDE and keys.dtype == mx.float32 and has_reference_blas():
+            keys = stored_across(keys)  # what the copy costs, products of so many queries with it gain
+        return keys, values
 
     def _write(self, row: int, column: int, parts: list[mx.array]) -> None:
         """Write a block [rows, heads, columns, ...] with its first corner at ``row``, ``column``."""

@@ -1,4 +1,4 @@
-"""Weights in another order in memory: the same numbers but for rounding."""
+"""Weights and keys in another order in memory: the same numbers but for rounding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.lora import LoRALinear
 
-from quince.engine import device
+from quince.engine import device, kv_cache
+from quince.engine.kv_cache import WIDE, RowKVCache, RowPositions
 from quince.engine.loader import load
+from quince.engine.messages import AddRequest
 from quince.engine.weight_layout import arrange_weights, store_by_inputs
+from quince.sampling import SamplingParams
 from tests import tiny_adapters, tiny_models
+from tests.engine.driver import make_core, run
 
 TOKENS = mx.array([[7, 3, 99, 4, 50, 21]])
 REFERENCE_BLAS = sys.platform == "linux" and mx.default_device().type == mx.cpu
@@ -33,6 +37,36 @@ def test_logits_are_the_same(name: str) -> None:
     store_by_inputs(model)
     for tokens, logits in zip((TOKENS, TOKENS[:, :1]), before, strict=True):
         assert mx.allclose(model(tokens), logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("blas", [True, False])
+@pytest.mark.parametrize(("width", "dtype"), [(WIDE, mx.float32), (WIDE - 1, mx.float32), (WIDE, mx.bfloat16)])
+def test_keys_lie_across_for_many_queries(
+    monkeypatch: pytest.MonkeyPatch, blas: bool, width: int, dtype: mx.Dtype
+) -> None:
+    monkeypatch.setattr(kv_cache, "has_reference_blas", lambda: blas)
+    positions = RowPositions()
+    cache = RowKVCache(positions, window=None, max_width=width)
+    positions.set_rows([0, 0])
+    positions.begin(width, None)
+    new = mx.random.normal((2, 3, width, 4)).astype(dtype)
+    keys, values = cache.update_and_fetch(new, new)
+    assert mx.array_equal(keys, new) and mx.array_equal(values, new)
+    if dtype == mx.float32:
+        assert np.asarray(keys.swapaxes(-1, -2)).flags.c_contiguous == (blas and width >= WIDE)
+
+
+@pytest.mark.skipif(not REFERENCE_BLAS, reason="elsewhere keys stay as they are")
+@pytest.mark.parametrize("name", ["qwen3", "gemma3_text", "deepseek_v3"])
+def test_attention_is_the_same_to_the_last_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models.build(name)
+    prompt = [(5 * i * i) % tiny_models.VOCAB_SIZE for i in range(150)]
+    request = AddRequest("r", prompt, SamplingParams(max_tokens=4, logprobs=3))
+    answers = []
+    for wide in (WIDE, 10**9):
+        monkeypatch.setattr(kv_cache, "WIDE", wide)
+        answers.append(run(make_core(model, prefill_chunk_size=40), [request])["r"])
+    assert answers[0] == answers[1]
 
 
 def test_linear_layers_and_embeddings_of_float32() -> None:
