@@ -130,6 +130,14 @@ class _File(logging.handlers.RotatingFileHandler):
         super().__init__(path, maxBytes=maxBytes, backupCount=backupCount, encoding="utf-8", delay=True)
         self._complained = False
 
+    def doRollover(self) -> None:
+        """Where no other file may be made, this one goes on."""
+        try:
+            super().doRollover()
+        except OSError as error:
+            self._complain(error)
+            self.stream = self._open()
+
     def _open(self) -> Any:
         path = Path(self.baseFilename)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +156,10 @@ class _File(logging.handlers.RotatingFileHandler):
             if self.stream is not None:
                 self.stream.close()
         self.stream = None  # opened again by the next record
+        self._complain(error)
+
+    def _complain(self, error: OSError) -> None:
+        """Once."""
         if not self._complained:
             self._complained = True
             with contextlib.suppress(OSError):

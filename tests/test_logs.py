@@ -129,6 +129,21 @@ def test_the_file_has_the_same_and_is_rotated(stderr: Stderr, tmp_path: Path) ->
     assert stderr.getvalue().endswith("".join(one.read_text() for one in kept))
 
 
+def test_a_file_that_cannot_be_renamed_goes_on(stderr: Stderr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the file is the user's and the directory is not."""
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.rename", refuse)
+    logs.setup("info", file=tmp_path / "quince.log", file_size=1000, file_count=2)
+    for number in range(100):
+        logger.info("line %d", number)
+    written = (tmp_path / "quince.log").read_text()
+    assert all(f"line {number}\n" in written for number in range(100))
+    assert stderr.getvalue().count("cannot write the log file") == 1
+
+
 def test_a_line_that_was_cut_off_stays_alone(stderr: Stderr, tmp_path: Path) -> None:
     """A full disk cuts a line, and so does the end of a server that is killed."""
     file = tmp_path / "quince.log"

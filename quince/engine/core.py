@@ -171,7 +171,7 @@ class EngineCore:
         self._media_ends: dict[str, int] = {}  # where the last image of an open request's prompt ends, in tokens
         self._encoding: dict[str, Request] = {}  # those whose images are not all encoded yet, the first to come first
         self._encoded = False  # whether this step's time is not the batch's alone
-        self._launched: Batch | None = None  # the step that is computing, and since when
+        self._launched: Batch | None = None  # the step that is computing, if its time tells something, and since when
         self._launched_at = 0.0
         self._steps = 0
         self._prompt_tokens = 0
@@ -239,8 +239,9 @@ class EngineCore:
         self._encode()
         batch = self.scheduler.schedule()
         self._encoding.update({request.request_id: request for request in self.scheduler.take_loaded()})
+        encoded = self._forward.encoded_media
         tokens = self.runner.run(batch)
-        self._pace(batch)
+        self._pace(batch, with_media=self._forward.encoded_media > encoded)
         outputs = self.scheduler.update(tokens)
         self._count(batch, outputs)
         self._release(outputs)
@@ -334,8 +335,9 @@ class EngineCore:
                 self.runner.release(output.request_id)
                 self._media_ends.pop(output.request_id, None)
 
-    def _pace(self, batch: Batch) -> None:
+    def _pace(self, batch: Batch, *, with_media: bool) -> None:
         """``run`` has just started this batch, having waited for the one before: tell how long that one took.
+        ``with_media``: this one has the vision tower's work in it.
 
         Not until now: MLX's CPU build computes most of a step while it is handed over."""
         now = self.runner.started_at
@@ -347,7 +349,7 @@ class EngineCore:
             self._pacer.observe_prefill(before.prefill_shape, before.prefill_size, seconds, decoding=decoding)
         elif before is not None and before.decoding:
             self._pacer.observe_decode(seconds)
-        self._launched, self._launched_at = batch, now
+        self._launched, self._launched_at = None if with_media else batch, now
 
     def _count(self, batch: Batch, outputs: list[Output]) -> None:
         self._steps += 1

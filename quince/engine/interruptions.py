@@ -23,6 +23,8 @@ class Interruptions:
             async with asyncio.timeout(None) as block:
                 self._blocks.update(dict.fromkeys(request_ids, block))
                 yield
+                if block.when() is not None:  # it was over in the same turn of the loop
+                    raise RequestCancelled("the request was cancelled")
         except TimeoutError:
             if not block.expired():
                 raise

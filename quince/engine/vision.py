@@ -11,8 +11,8 @@ the model, for one conversation; here they belong to the request, and every call
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -76,11 +76,6 @@ class FeatureCache:
             _, old = self._kept.popitem(last=False)
             self.nbytes -= old.nbytes
 
-    def has_room(self, beside: Collection[Features], tokens: int) -> bool:
-        """Whether features of so many tokens would not take the place of those, by what these take."""
-        known = sum(features.nbytes for features in beside)
-        return not beside or known * (1 + tokens / sum(len(one.embeddings) for one in beside)) <= self._max_bytes
-
     def discard(self, key: str) -> None:
         if key in self._kept:
             self.nbytes -= self._kept.pop(key).nbytes
@@ -105,10 +100,12 @@ class _Image:
 @dataclass
 class _Media:
     """A request's images, and where its prompt's tokens stand in the model's rotary space: ``positions`` [3, tokens],
-    and what an answer's positions are ahead of its place in the row by."""
+    and what an answer's positions are ahead of its place in the row by. ``encoded``: keys of images that have had their
+    turn."""
 
     images: list[_Image]
     prompt_token_ids: list[int]
+    encoded: set[str] = field(default_factory=set)
     positions: Array | None = None
     delta: int = 0
 
@@ -217,19 +214,19 @@ class VisionForward:
 
     def encode(self, request_id: str, start: int) -> bool:
         """Start computing the next image of the prompt from ``start`` on that is not there. The vision tower runs
-        beside what the device does. Those that would take the place of earlier ones are computed when the prompt has
-        come to them."""
-        images = {one.key: one for one in self._media[request_id].images if one.positions[-1] >= start}
-        kept = {key: found for key in images if (found := self._features.get(key)) is not None}
-        missing = [image for key, image in images.items() if key not in kept]
-        if not missing or not self._features.has_room(kept.values(), len(missing[0].positions)):
-            return True
-        try:
-            mx.async_eval(self._encode(missing[0]))  # type: ignore[no-untyped-call]
-        except BaseException:
-            self._features.discard(missing[0].key)  # its arrays may never get their values
-            raise
-        return len(missing) == 1
+        beside what the device does. Every image has its turn once, which shows whether the model can take it; one whose
+        features have had to go since is computed again when the prompt has come to it."""
+        media = self._media[request_id]
+        due = {one.key: one for one in media.images if one.positions[-1] >= start and one.key not in media.encoded}
+        missing = [image for key, image in due.items() if self._features.get(key) is None]
+        if missing:
+            media.encoded.add(missing[0].key)
+            try:
+                mx.async_eval(self._encode(missing[0]))  # type: ignore[no-untyped-call]
+            except BaseException:
+                self._features.discard(missing[0].key)  # its arrays may never get their values
+                raise
+        return len(missing) <= 1
 
     def reset(self) -> None:
         self._features.clear()

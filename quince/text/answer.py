@@ -32,13 +32,14 @@ _REASONS = {
 @dataclass(frozen=True, kw_only=True)
 class AnswerRules:
     """How an answer's tokens are read. ``parser`` None: all of it is text. ``visible_token_ids``: special tokens that
-    the parser wants to see; ``max_calls``: the answer ends before it makes more tool calls; ``new_call_id``: makes the
-    id of a call from its name and index."""
+    the parser wants to see; ``after``: tokens whose text the answer goes on with; ``max_calls``: the answer ends before
+    it makes more tool calls; ``new_call_id``: makes the id of a call from its name and index."""
 
     stop_token_ids: Sequence[int]
     stop: Sequence[str] = ()
     parser: Parser | None = None
     visible_token_ids: frozenset[int] = frozenset()
+    after: Sequence[int] = ()
     max_calls: int | None = None
     new_call_id: Callable[[str, int], str] = new_call_id
 
@@ -53,7 +54,7 @@ class Answer:
     def __init__(self, tokenizer: Tokenizer, rules: AnswerRules, prompt_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._rules = rules
-        self._detokenizer = tokenizer.detokenizer(rules.visible_token_ids)
+        self._detokenizer = tokenizer.detokenizer(rules.visible_token_ids, rules.after)
         self._stop = StopStrings(rules.stop)
         self._logprobs = _TextLogprobs()
         self._prompt_tokens = prompt_tokens

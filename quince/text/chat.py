@@ -89,6 +89,7 @@ class Prompt:
     thinking: ThinkingBudget | None = None
     make_parser: Callable[[], Parser | None] = lambda: None
     visible_token_ids: frozenset[int] = frozenset()
+    after: Sequence[int] = ()
     max_calls: int | None = None
     echo: str = ""
     media: Sequence[MediaInput] = ()

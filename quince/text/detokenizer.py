@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
@@ -23,13 +23,17 @@ class Detokenizer:
         tokenizer: RustTokenizer,
         special_token_ids: Collection[int] = (),
         visible_token_ids: Collection[int] = (),
+        after: Sequence[int] = (),
     ) -> None:
+        """``after``: tokens whose text goes on. What begins a text loses its first space to some decoders."""
         self._tokenizer = tokenizer
         self._special_token_ids = special_token_ids
         self._visible_token_ids = visible_token_ids
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._told: list[int] = []  # the tokens of the text that came last, whole characters
+        told = [token_id for token_id in after[-MAX_CHARACTER_TOKENS:] if token_id not in special_token_ids]
+        torn = str(tokenizer.decode(told)).endswith(REPLACEMENT)
+        self._told = [] if torn else told  # the tokens of the text that came last, whole characters
         self._pending: list[int] = []  # those after them
+        self._stream = DecodeStream(self._told, skip_special_tokens=True)
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""

@@ -175,7 +175,7 @@ class TextGenerator:
         if isinstance(prompt, str):
             prompt = self._tokenizer.encode(prompt, add_special_tokens=True)
         grammar = None if output_format is None else self._tokenizer.spell_out(f"start: {output_format.expression}")
-        return Prompt(token_ids=prompt, field="prompt", grammar=grammar, echo=echo)
+        return Prompt(token_ids=prompt, field="prompt", grammar=grammar, after=prompt, echo=echo)
 
     async def _answers(
         self, names: Sequence[str], prompts: Sequence[Prompt], params: GenerationParams
@@ -207,6 +207,7 @@ class TextGenerator:
             stop=params.stop,
             parser=prompt.make_parser(),
             visible_token_ids=prompt.visible_token_ids,
+            after=prompt.after,
             max_calls=prompt.max_calls,
             new_call_id=prompt.new_call_id,
         )

@@ -180,9 +180,9 @@ class Tokenizer:
         spelled = any(token in grammar for token in self.special_tokens)
         return f'%llguidance {{"no_forcing": true}}\n{grammar}' if spelled else grammar
 
-    def detokenizer(self, visible_token_ids: Collection[int] = ()) -> Detokenizer:
-        """``visible_token_ids``: special tokens that are text all the same."""
-        return Detokenizer(self._tokenizer.backend_tokenizer, self._hidden_token_ids, visible_token_ids)
+    def detokenizer(self, visible_token_ids: Collection[int] = (), after: Sequence[int] = ()) -> Detokenizer:
+        """``visible_token_ids``: special tokens that are text all the same; ``after``: tokens whose text goes on."""
+        return Detokenizer(self._tokenizer.backend_tokenizer, self._hidden_token_ids, visible_token_ids, after)
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ class FakeRunner:
             assert len(held) <= chunk.length
             self.computed += len(chunk.token_ids)
             lane = self.lanes.setdefault(chunk.request_id, self.lane)
-            self.columns[lane] = max(self.columns.get(lane, 0), columns_for(chunk.length))
+            self.columns[lane] = max(self.columns.get(lane, 0), columns_for(chunk.length + 1))
         self.lane += 1
         assert len({self.lanes[chunk.request_id] for chunk in batch.prefill}) <= 1, "they began together"
         if batch.prefill:

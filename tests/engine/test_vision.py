@@ -136,9 +136,34 @@ def test_a_picture_that_the_disk_has_is_not_encoded_again(family: VisionFamily, 
     assert encoded == [1, 0]
 
 
+def test_steps_with_the_tower_in_them_tell_the_pacer_nothing(
+    family: VisionFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, forward = family.core()
+    forward._features = FeatureCache(0)
+    known: list[tuple[int, int]] = []  # how often the tower had run when a step was told of, and when it was started
+
+    def observe(shape: Any, tokens: int, seconds: float, *, decoding: bool) -> None:
+        known.append((started[-2], started[-1]))
+
+    started = [0]
+    whole = engine.runner.run
+
+    def run_batch(batch: Any) -> Any:
+        tokens = whole(batch)
+        started.append(forward.encoded_media)
+        return tokens
+
+    monkeypatch.setattr(engine.runner, "run", run_batch)
+    monkeypatch.setattr(engine.scheduler._pacer, "observe_prefill", observe)
+    run(engine, [family.request("pictures", "a # b # c", [0, 1]), family.request("text", "no picture at all", [])])
+    assert forward.encoded_media > 2, "pictures were computed again"
+    assert all(before == after for before, after in known)
+
+
 @pytest.mark.parametrize("room", [1, 2])
 def test_more_pictures_than_features_are_kept_of(family: VisionFamily, room: int) -> None:
-    """Each goes through the tower once: ahead while there is room for it, else when the prompt has come to it."""
+    """Each goes through the tower once ahead, and those that had to go once more."""
     engine, forward = family.core(chunk=16)
     run(engine, [family.request("one", "see # now", [0])])
     one = forward._features.nbytes
@@ -147,7 +172,7 @@ def test_more_pictures_than_features_are_kept_of(family: VisionFamily, room: int
     before = forward.encoded_media
     many = family.request("many", "first # then # and # what?", [0, 1, 2])
     assert run(engine, [many])["many"].token_ids == family.alone(many).token_ids
-    assert forward.encoded_media == before + 3
+    assert before + 3 <= forward.encoded_media <= before + 6
 
 
 def test_pictures_that_the_prefix_cache_has_are_not_encoded_for_those_behind(family: VisionFamily) -> None:
@@ -196,14 +221,19 @@ def test_a_picture_whose_files_are_lost_ends_its_own_request_only(family: Vision
     assert answers["good"].token_ids == family.alone(good).token_ids
 
 
-def test_a_picture_that_the_model_cannot_take_ends_its_own_request_only(family: VisionFamily) -> None:
-    good, broken = family.request("good", "ab # cd", [0]), family.request("broken", "ab # cd", [2])
-    arrays = [array for array in broken.media[0].arrays if array.name != "pixel_values"]
+@pytest.mark.parametrize("feature_bytes", [0, 2**24])
+def test_a_picture_that_the_model_cannot_take_ends_its_own_request_only(
+    family: VisionFamily, feature_bytes: int
+) -> None:
+    good, broken = family.request("good", "ab # cd", [0]), family.request("broken", "ab # cd # ef", [1, 2])
+    arrays = [array for array in broken.media[1].arrays if array.name != "pixel_values"]
     buffer = BytesIO()
     np.save(buffer, np.zeros((1, 7), dtype=np.float32))
     arrays.append(MediaArray("pixel_values", data=buffer.getvalue()))
-    broken.media[0] = msgspec.structs.replace(broken.media[0], key="broken", arrays=arrays)
-    answers = run(family.core()[0], [good, broken])
+    broken.media[1] = msgspec.structs.replace(broken.media[1], key="broken", arrays=arrays)
+    engine, forward = family.core()
+    forward._features = FeatureCache(feature_bytes)
+    answers = run(engine, [good, broken])
     assert answers["broken"].refused
     assert answers["good"].token_ids == family.alone(good).token_ids
 

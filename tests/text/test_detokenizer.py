@@ -125,3 +125,13 @@ def test_a_token_that_is_shown_ends_a_character() -> None:
     shown = fallback.token_to_id("c")
     ids = [*ids_of(fallback, "a", b"\xe2"), shown, *ids_of(fallback, "▁b")]
     assert "".join(feed(Detokenizer(fallback, (shown,), (shown,)), ids)) == "ac b"
+
+
+@pytest.mark.parametrize("family", FALLBACKS)
+def test_text_goes_on_behind_a_prompt(family: str) -> None:
+    fallback = byte_fallback(family)
+    answer = ids_of(fallback, "▁b", "€".encode())
+    for prompt in (ids_of(fallback, "a"), ids_of(fallback, "a", "€".encode()), ids_of(fallback, "abc" * 10)):
+        assert "".join(feed(Detokenizer(fallback, after=prompt), answer)) == " b€"
+    torn = ids_of(fallback, "a", b"\xe2")
+    assert "".join(feed(Detokenizer(fallback, after=torn), ids_of(fallback, "b"))) == "b"
