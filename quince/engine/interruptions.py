@@ -23,15 +23,14 @@ class Interruptions:
             async with asyncio.timeout(None) as block:
                 self._blocks.update(dict.fromkeys(request_ids, block))
                 yield
-                if block.when() is not None:  # it was over in the same turn of the loop
-                    raise RequestCancelled("the request was cancelled")
         except TimeoutError:
             if not block.expired():
                 raise
-            raise RequestCancelled("the request was cancelled") from None
         finally:
             for request_id in request_ids:
                 self._blocks.pop(request_id, None)
+        if block.when() is not None:  # also if what it waited for came in the same turn of the loop
+            raise RequestCancelled("the request was cancelled")
 
     def end(self, request_ids: Iterable[str] | None = None) -> list[str]:
         """End their blocks (None: all). Returns those that had one."""
