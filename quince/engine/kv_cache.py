@@ -48,6 +48,7 @@ class RowPositions:
         self._device: mx.array | None = None  # the array form of ``lengths``, when a call has left one
         self._masks: dict[tuple[int | None, int | None], mx.array] = {}
         self._columns: dict[int | None, mx.array] = {}
+        self._filled: dict[int | None, mx.array] = {}
         self._places: dict[tuple[int, int | None], tuple[mx.array, mx.array, mx.array]] = {}
 
     @property
@@ -63,6 +64,7 @@ class RowPositions:
         self._next = [length + width for length in lengths]
         self._masks.clear()
         self._columns.clear()
+        self._filled.clear()
         self._places.clear()
         if lengths.count(lengths[0]) == len(lengths):
             self.before = lengths[0]
@@ -110,6 +112,16 @@ class RowPositions:
             mask = self._build_mask(window, ring)
             self._masks[key] = mask if self._mask_axes == mask.ndim else mask[:, None]
         return self._masks[key]
+
+    def filled(self, window: int | None, mask: Mask) -> mx.array | None:
+        """How many columns each row has filled after a call of one token, int32 [rows], if that is what ``mask`` says,
+        in rings as large as the window."""
+        if self.width != 1 or (not self.uniform if mask is None else mask is not self._masks.get((window, window))):
+            return None
+        if window not in self._filled:
+            after = self.before + mx.ones(len(self.lengths), dtype=mx.int32)
+            self._filled[window] = after if window is None else mx.minimum(after, window)
+        return self._filled[window]
 
     def _build_mask(self, window: int | None, ring: int | None) -> mx.array:
         queries = self.written_positions()[:, None, :, None]
@@ -159,6 +171,11 @@ class RowKVCache:
         return self._buffers[0] if self._buffers else None
 
     @property
+    def columns(self) -> int:
+        """How many of them a call reads."""
+        return self._positions.end if self._ring is None else min(self._positions.end, self._ring)
+
+    @property
     def has_window(self) -> bool:
         return self._window is not None
 
@@ -177,6 +194,11 @@ class RowKVCache:
             return None  # the ring holds exactly the window
         return positions.mask(window, self._ring)
 
+    def visible_columns(self, mask: Mask) -> mx.array | None:
+        """How many columns, from the first on, the token of each row may read, int32 [rows], if ``mask`` says no
+        more than that; else None."""
+        return self._positions.filled(self._window, mask) if self._ring == self._window else None
+
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         """Write [rows, heads, width, head_dim] at the rows' positions; return all that a mask may show."""
         positions = self._positions
@@ -193,8 +215,7 @@ class RowKVCache:
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[Any, Any]:
-        rows = self.rows
-        columns = self._positions.end if self._ring is None else min(self._positions.end, self._ring)
+        rows, columns = self.rows, self.columns
         shape = self._buffers[0].shape
         if shape[0] == rows and shape[2] == columns:
             return self._decode(self._buffers)

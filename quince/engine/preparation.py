@@ -5,6 +5,8 @@ from __future__ import annotations
 from mlx.nn.layers.base import Module
 
 from quince.engine import device
+from quince.engine.attention import replace_attention
+from quince.engine.decode_kernel import CudaKernel
 from quince.engine.rotations import share_rotations
 from quince.engine.weight_layout import arrange_weights
 
@@ -14,3 +16,5 @@ def prepare(model: Module) -> None:
     arrange_weights(model)
     if not device.has_rotation_kernel():
         share_rotations(model)
+    if device.gains_from_own_attention():
+        replace_attention(model, CudaKernel(), device.total_memory())

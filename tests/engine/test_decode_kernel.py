@@ -1,0 +1,92 @@
+"""The decode kernel for CUDA: its arithmetic on a CPU, and itself where there is CUDA."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from quince.engine import decode_kernel
+from quince.engine.decode_kernel import CudaKernel, parts_for
+
+HALF_ULP = 2**-8  # of numbers between 1 and 2 in bfloat16
+EMULATED = Path(__file__).with_name("emulated_decode_kernel.cpp")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_its_arithmetic(tmp_path: Path) -> None:
+    source = Path(decode_kernel.__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    kernel, program = tmp_path / "kernel.h", tmp_path / "emulated"
+    kernel.write_text(source.replace("#include <cuda", "// "), encoding="utf-8")
+    options = ["-std=c++20", "-O1", "-pthread", "-Wno-unknown-pragmas", f'-DKERNEL="{kernel}"']
+    subprocess.run(["g++", *options, str(EMULATED), "-o", str(program)], check=True)
+    printed = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+    assert len(printed) == 5
+    assert all(float(error) < 2 * HALF_ULP for error in printed), printed
+
+
+@pytest.mark.parametrize(
+    ("blocks", "columns", "parts"),
+    [(8, 1024, 1), (8, 1025, 2), (8, 30_000, 32), (64, 8192, 4), (256, 2000, 1), (256, 30_000, 8), (1000, 5000, 2)],
+)
+def test_parts(blocks: int, columns: int, parts: int) -> None:
+    assert parts_for(blocks, columns) == parts
+
+
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("columns", [7, 600, 5000])
+@pytest.mark.parametrize(("heads", "key_heads", "head_dim"), [(16, 8, 128), (8, 1, 64), (7, 7, 256), (6, 3, 128)])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_on_cuda(dtype: mx.Dtype, heads: int, key_heads: int, head_dim: int, columns: int) -> None:
+    kernel = CudaKernel()
+    queries = mx.random.normal((3, 1, heads, head_dim)).astype(dtype).swapaxes(1, 2)
+    buffers = [mx.random.normal((5, key_heads, columns + 9, head_dim)).astype(dtype) for _ in range(2)]
+    keys, values = (buffer[:3, :, :columns] for buffer in buffers)
+    lengths = mx.array([1, columns // 2, columns])
+    assert kernel.takes(queries, keys, values)
+    found = kernel(queries, keys, values, lengths, head_dim**-0.5)
+    for row, length in enumerate(lengths.tolist()):
+        expected = mx.fast.scaled_dot_product_attention(
+            queries[row : row + 1].astype(mx.float32),
+            keys[row : row + 1, :, :length].astype(mx.float32),
+            values[row : row + 1, :, :length].astype(mx.float32),
+            scale=head_dim**-0.5,
+        )
+        assert mx.allclose(found[row : row + 1].astype(mx.float32), expected, atol=4 * HALF_ULP)
+
+
+def test_what_it_does_not_take_or_cannot_compute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: Any) -> list[mx.array]:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(decode_kernel, "_compiled", lambda *_: fails)
+    kernel = CudaKernel()  # says nothing until it is used
+    queries, keys = mx.zeros((2, 4, 1, 64), mx.bfloat16), mx.zeros((2, 2, 9, 64), mx.bfloat16)
+    others = [
+        (queries[:, :, 0], keys, keys),
+        (mx.zeros((2, 4, 3, 64), mx.bfloat16), keys, keys),
+        (queries, keys, keys[..., :32]),
+        (queries.astype(mx.float32), keys.astype(mx.float32), keys.astype(mx.float32)),
+        (queries, keys, keys.astype(mx.float16)),
+        (queries[..., :32], keys[..., :32], keys[..., :32]),
+    ]
+    assert not any(kernel.takes(*arrays) for arrays in others)
+    assert not caplog.records
+    assert not kernel.takes(queries, keys, keys)
+    assert not kernel.takes(queries, keys, keys)
+    (record,) = caplog.records  # tried once
+    assert "without a kernel of their own: no compiler" in record.message
+
+
+def test_one_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        decode_kernel, "_compiled", lambda *_: lambda output_shapes, **_: [mx.zeros(shape) for shape in output_shapes]
+    )
+    keys = mx.zeros((2, 2, 9, 64), mx.bfloat16)
+    assert not CudaKernel().takes(keys[:, :, :1], keys, keys)
