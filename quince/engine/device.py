@@ -41,14 +41,9 @@ def has_rotation_kernel() -> bool:
     return bool(mx.default_device().type == mx.gpu)
 
 
-def gains_from_own_attention() -> bool:
-    """Whether MLX's attention is slow with masks, and with lengths that it has not seen: on CUDA (attention.py)."""
+def gains_from_decode_kernel() -> bool:
+    """Whether MLX has no decode kernel for rows of different lengths: on CUDA (attention.py)."""
     return _is_cuda()
-
-
-def total_memory() -> int:
-    """A GPU's, in bytes."""
-    return int(mx.device_info()["total_memory"])
 
 
 def compiles_kernels() -> bool:

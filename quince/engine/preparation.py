@@ -16,5 +16,5 @@ def prepare(model: Module) -> None:
     arrange_weights(model)
     if not device.has_rotation_kernel():
         share_rotations(model)
-    if device.gains_from_own_attention():
-        replace_attention(model, CudaKernel(), device.total_memory())
+    if device.gains_from_decode_kernel():
+        replace_attention(model, CudaKernel())
