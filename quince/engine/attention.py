@@ -5,9 +5,10 @@ softmax and multiplies again, over all columns of all rows. But what the mask sa
 has filled. A kernel that is told so (decode_kernel.py) is one operation and reads no others; it also reads each key
 once for several heads, which MLX's own kernel for rows of one length does not.
 
-The code of mlx-lm's and mlx-vlm's models stays as it is: each imports ``scaled_dot_product_attention`` by name, and
-that name is what is replaced, in the modules that a model's layers come from. benchmarks/README.md has what it gains.
-Metal's kernels take masks: there is nothing to do there.
+mlx-lm's and mlx-vlm's models import ``scaled_dot_product_attention`` by name. In the modules that a model's layers come
+from, that name is bound to a function that asks the kernel first (docs/architecture.md says why). A mask is known by
+being the very object that the cache gave, so models that cut a piece off it are left to MLX. What is gained is in
+benchmarks/README.md. Metal's kernels take masks: there is nothing to do there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class DecodeKernel(Protocol):
     """Attention of one query over the first ``lengths`` (int32 [rows], none of them 0) columns of each row.
 
     queries [rows, heads, 1, head_dim]; keys and values [rows, key heads, columns, head_dim]; the result is like the
-    queries. Lazy. ``takes``: whether it is made for such arrays.
+    queries. In all three, the last axis is contiguous and each head begins at a multiple of 16 bytes. Lazy. ``takes``:
+    whether it is made for such arrays; when it is asked about a kind for the first time, it may compute.
     """
 
     def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool: ...
@@ -58,9 +60,12 @@ def _attention(otherwise: Attention, kernel: DecodeKernel) -> Attention:
         queries: mx.array, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: mx.array | None = None
     ) -> mx.array:
         if type(cache) is RowKVCache and sinks is None and keys.shape[2] == cache.columns:
-            lengths = cache.visible_columns(mask) if mask is not None or keys.shape[0] * keys.shape[2] >= MANY else None
-            if lengths is not None and kernel.takes(queries, keys, values):
-                return kernel(queries, keys, values, lengths, scale)
+            # Asked first, for it to be compiled when the model is tried, whatever that has for masks.
+            takes = kernel.takes(queries, keys, values)
+            if takes and (mask is not None or keys.shape[0] * keys.shape[2] >= MANY):
+                lengths = cache.visible_columns(mask)
+                if lengths is not None:
+                    return kernel(queries, keys, values, lengths, scale)
         return otherwise(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 
     return scaled_dot_product_attention

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from importlib.resources import files
 from typing import cast
@@ -18,9 +19,11 @@ DTYPES = (mx.bfloat16, mx.float16)
 MOST_HEADS = 4  # of a block: more take more registers than threads have
 BLOCKS = 256  # as many as keep a GPU busy; fewer share a row's columns out among more
 FEW_COLUMNS = 1024  # are not shared out: to merge the parts is a kernel of its own
-SHARE = 512  # columns of a part, at least
+SHARE = 512  # columns of the longest row in a part, at least
 MOST_COLUMNS = 4096  # of a part
 TOLERANCE = 0.02  # between values of about 1 in bfloat16
+# Seconds after each attempt at trying it: what MLX has compiled is in files that another engine may be writing.
+PAUSES = (1.0, 0.0)
 
 
 class CudaKernel:
@@ -45,7 +48,7 @@ class CudaKernel:
             return False
         kind = (dtype, head_dim, _heads_together(queries, keys))
         if kind not in self._works:
-            self._works[kind] = self._try(dtype, head_dim, queries.shape[1] // keys.shape[1])
+            self._works[kind] = self._works_for(*kind)
         return self._works[kind]
 
     def __call__(
@@ -74,24 +77,30 @@ class CudaKernel:
         grid = {"grid": (head_dim * rows * heads, 1, 1), "threadgroup": (head_dim, 1, 1)}
         return self._merge(inputs=partial, template=types, **grid, **result)[0]
 
-    def _try(self, dtype: mx.Dtype, head_dim: int, group: int) -> bool:
-        """Whether it gives what MLX's own operations give, whole and in parts."""
+    def _works_for(self, dtype: mx.Dtype, head_dim: int, together: int) -> bool:
+        for pause in PAUSES:
+            try:
+                self._try(dtype, head_dim, together)
+                return True
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = error
+            time.sleep(pause)
+        logger.warning("rows of different lengths are decoded without a kernel of their own: %s", reason)
+        return False
+
+    def _try(self, dtype: mx.Dtype, head_dim: int, together: int) -> None:
+        """Raises RuntimeError unless it gives what MLX's own operations give, whole and in parts."""
         columns = FEW_COLUMNS + SHARE
-        queries = mx.random.normal((3, 2 * group, 1, head_dim)).astype(dtype)
+        queries = mx.random.normal((3, 2 * together, 1, head_dim)).astype(dtype)
         all_keys, all_values = (mx.random.normal((3, 2, columns, head_dim)).astype(dtype) for _ in range(2))
         scale = head_dim**-0.5
-        try:
-            for count in (100, columns):
-                keys, values = all_keys[:, :, :count], all_values[:, :, :count]
-                lengths = mx.array([1, 77, count])
-                mask = (mx.arange(count)[None] < lengths[:, None])[:, None, None]
-                expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-                if not bool(mx.allclose(self(queries, keys, values, lengths, scale), expected, atol=TOLERANCE)):
-                    raise RuntimeError("it gives other numbers")
-        except (RuntimeError, ValueError) as error:
-            logger.warning("rows of different lengths are decoded without a kernel of their own: %s", error)
-            return False
-        return True
+        for count in (100, columns):
+            keys, values = all_keys[:, :, :count], all_values[:, :, :count]
+            lengths = mx.array([1, 77, count])
+            mask = (mx.arange(count)[None] < lengths[:, None])[:, None, None]
+            expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+            if not bool(mx.allclose(self(queries, keys, values, lengths, scale), expected, atol=TOLERANCE)):
+                raise RuntimeError("it gives other numbers")
 
 
 _CALL = """
@@ -104,7 +113,7 @@ quince::decode_attention<T, D, HEADS, {0}>(
 
 
 def parts_for(blocks: int, columns: int) -> int:
-    """Into how many parts the columns of each row are cut, if the device gets so many blocks for each."""
+    """Into how many parts the columns of each row are cut. ``blocks``: how many each part has."""
     if columns <= FEW_COLUMNS:
         return 1
     wanted = max(BLOCKS // blocks, (columns + MOST_COLUMNS - 1) // MOST_COLUMNS)

@@ -116,7 +116,8 @@ class RowPositions:
     def filled(self, window: int | None, mask: Mask) -> mx.array | None:
         """How many columns each row has filled after a call of one token, int32 [rows], if that is what ``mask`` says,
         in rings as large as the window."""
-        if self.width != 1 or (not self.uniform if mask is None else mask is not self._masks.get((window, window))):
+        says_so = self.uniform if mask is None else mask is self._masks.get((window, window))
+        if self.width != 1 or not says_so:
             return None
         if window not in self._filled:
             after = self.before + mx.ones(len(self.lengths), dtype=mx.int32)

@@ -1,16 +1,15 @@
-// Runs decode_kernel.cu on a CPU, with a thread for each of a block's, and compares it with plain loops in double
+// Runs decode_kernel.cu on a CPU, a block's threads taking turns, and compares it with plain loops in double
 // precision. Prints the largest difference of each case; whatever is behind a row's last column is not a number.
 // Compiled by test_decode_kernel.py, which puts the kernel's source where KERNEL is and its includes away.
 
 #include <algorithm>
-#include <barrier>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <memory>
+#include <functional>
 #include <random>
-#include <thread>
+#include <ucontext.h>
 #include <vector>
 
 #define __device__
@@ -44,23 +43,64 @@ static __half __float2half(float) { return {0}; }
 struct Place {
   int x, y, z;
 };
-static thread_local Place threadIdx, blockIdx;
-static Place gridDim;
+static Place threadIdx, blockIdx, gridDim;
 
+// Each thread runs until it waits for others, then the next one does. All of a warp wait as often as each other, so
+// when one is back, its whole warp has come as far.
 constexpr int THREADS = 256;
-static std::barrier<> all(THREADS);
-static std::unique_ptr<std::barrier<>> warps[THREADS / 32];
-static float exchanged[THREADS];
+static ucontext_t scheduler, contexts[THREADS];
+static std::vector<char> stacks(THREADS * (64 << 10));
+static bool ended[THREADS];
+static int arrived, generation;
+static float exchanged[2][THREADS];
+static int exchanges[THREADS];
+static std::function<void()> kernel;
 
-static void __syncthreads() { all.arrive_and_wait(); }
+static void let_others_run() { swapcontext(&contexts[threadIdx.x], &scheduler); }
+
+static void start() {
+  kernel();
+  ended[threadIdx.x] = true;
+}
+
+static void run_block(Place block) {
+  arrived = 0;
+  for (int thread = 0; thread < THREADS; thread++) {
+    ended[thread] = false;
+    exchanges[thread] = 0;
+    getcontext(&contexts[thread]);
+    contexts[thread].uc_stack.ss_sp = &stacks[thread * (64 << 10)];
+    contexts[thread].uc_stack.ss_size = 64 << 10;
+    contexts[thread].uc_link = &scheduler;
+    makecontext(&contexts[thread], start, 0);
+  }
+  blockIdx = block;
+  for (int running = THREADS; running > 0;) {
+    running = 0;
+    for (int thread = 0; thread < THREADS; thread++) {
+      if (ended[thread]) continue;
+      running++;
+      threadIdx = {thread, 0, 0};
+      swapcontext(&scheduler, &contexts[thread]);
+    }
+  }
+}
+
+static void __syncthreads() {
+  const int mine = generation;
+  if (++arrived == THREADS) {
+    arrived = 0;
+    generation++;
+  }
+  while (generation == mine) let_others_run();
+}
 
 static float __shfl_xor_sync(unsigned, float value, int distance) {
-  const int thread = threadIdx.x, first = thread / 32 * 32;
-  exchanged[thread] = value;
-  warps[first / 32]->arrive_and_wait();
-  const float theirs = exchanged[first + ((thread - first) ^ distance)];
-  warps[first / 32]->arrive_and_wait();
-  return theirs;
+  const int thread = threadIdx.x;
+  float* shared = exchanged[exchanges[thread]++ % 2];  // the other half may still be read
+  shared[thread] = value;
+  let_others_run();
+  return shared[thread / 32 * 32 + ((thread % 32) ^ distance)];
 }
 
 #include KERNEL
@@ -91,24 +131,16 @@ void run(int heads, int group, const std::vector<int>& lengths, int capacity, in
   const float scale = 1 / std::sqrt((float)D);
 
   gridDim = {parts, heads / HEADS, rows};
-  for (auto& warp : warps) warp = std::make_unique<std::barrier<>>(32);
-  const auto work = [&](int thread) {
-    threadIdx = {thread, 0, 0};
-    for (int z = 0; z < gridDim.z; z++)
-      for (int y = 0; y < gridDim.y; y++)
-        for (int x = 0; x < gridDim.x; x++) {
-          blockIdx = {x, y, z};
-          const auto call = parts > 1 ? quince::decode_attention<Number, D, HEADS, true>
-                                      : quince::decode_attention<Number, D, HEADS, false>;
-          const long long row = (long long)key_heads * capacity * D, head = (long long)capacity * D;
-          call(queries.data(), heads * D, D, keys.data(), row, head, D, values.data(), row, head, D, lengths.data(),
-               &scale, group, out.data(), outputs.data(), sums.data());
-          __syncthreads();
-        }
+  const long long row_size = (long long)key_heads * capacity * D, head_size = (long long)capacity * D;
+  kernel = [&] {
+    const auto call = parts > 1 ? quince::decode_attention<Number, D, HEADS, true>
+                                : quince::decode_attention<Number, D, HEADS, false>;
+    call(queries.data(), heads * D, D, keys.data(), row_size, head_size, D, values.data(), row_size, head_size, D,
+         lengths.data(), &scale, group, out.data(), outputs.data(), sums.data());
   };
-  std::vector<std::thread> threads;
-  for (int thread = 0; thread < THREADS; thread++) threads.emplace_back(work, thread);
-  for (auto& thread : threads) thread.join();
+  for (int z = 0; z < gridDim.z; z++)
+    for (int y = 0; y < gridDim.y; y++)
+      for (int x = 0; x < gridDim.x; x++) run_block({x, y, z});
   if (parts > 1)
     for (int block = 0; block < rows * heads; block++)
       for (int thread = 0; thread < D; thread++) {
@@ -145,5 +177,7 @@ int main() {
   run<128, 4>(8, 4, {5, 130}, 140, 3);
   run<64, 1>(3, 3, {64, 65}, 70, 1);
   run<64, 4>(4, 4, {2, 300}, 301, 7);  // of the shorter row, most parts are empty
-  run<256, 2>(2, 2, {2, 99}, 100, 4);
+  run<256, 4>(4, 4, {2, 99}, 100, 4);
+  run<256, 1>(1, 1, {3}, 3, 5);  // more parts than columns
+  run<128, 1>(2, 1, {63, 65}, 66, 1);
 }

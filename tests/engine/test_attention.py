@@ -9,16 +9,17 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx.nn.layers.base import Module
-from mlx_lm.models import base
 
 from quince.engine import attention, device, preparation
 from quince.engine.attention import NAME, replace_attention
+from quince.engine.kv_cache import RowKVCache, RowPositions
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.messages import AddRequest
 from quince.sampling import SamplingParams
 from tests import tiny_models
 from tests.engine.driver import make_core, run, run_alone
 from tests.engine.test_kv_quantization import wide_heads
+from tests.vision_prompts import VisionFamily
 
 FAMILIES = ["qwen3", "gemma3_text", "lfm2", "qwen3_next", "falcon_h1"]
 
@@ -28,9 +29,11 @@ class ReferenceKernel:
 
     def __init__(self) -> None:
         self.lengths: list[list[int]] = []
+        self.asked = False
 
     def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool:
-        return True
+        self.asked = True
+        return queries.shape[2] == 1
 
     def __call__(
         self, queries: mx.array, keys: mx.array, values: mx.array, lengths: mx.array, scale: float
@@ -48,13 +51,16 @@ class ReferenceKernel:
         return mx.concatenate(rows)
 
 
+LIBRARIES = ("mlx_lm.models.", "mlx_vlm.models.")
+
+
 @pytest.fixture
 def kernel() -> Iterator[ReferenceKernel]:
     """Puts back what models import, which is there once for all tests of a process."""
     yield ReferenceKernel()
     for name, module in list(sys.modules.items()):
-        if name.startswith("mlx_lm.models") and getattr(vars(module).get(NAME), "__module__", "") == attention.__name__:
-            setattr(module, NAME, base.scaled_dot_product_attention)
+        if name.startswith(LIBRARIES) and getattr(vars(module).get(NAME), "__module__", "") == attention.__name__:
+            setattr(module, NAME, getattr(sys.modules[".".join(name.split(".")[:2]) + ".base"], NAME))
 
 
 def build(family: str, kernel: ReferenceKernel) -> Module:
@@ -108,9 +114,88 @@ def test_quantised_keys_are_left_to_mlx_lm(kernel: ReferenceKernel) -> None:
     assert not kernel.lengths
 
 
+def call_after(lengths: list[int], *, width: int = 1, window: int | None = None, max_width: int = 1) -> RowKVCache:
+    """A cache whose rows have these lengths, in a call of ``width`` more tokens."""
+    positions = RowPositions()
+    positions.set_rows(lengths)
+    cache = RowKVCache(positions, window=window, max_width=max_width)
+    positions.begin(width, None)
+    tokens = mx.zeros((len(lengths), 1, width, 4))
+    cache.update_and_fetch(tokens, tokens)
+    return cache
+
+
+def visible(cache: RowKVCache, mask: mx.array | str | None) -> list[int] | None:
+    found = cache.visible_columns(mask)
+    return None if found is None else found.tolist()
+
+
+def test_what_a_mask_says() -> None:
+    uneven, even = call_after([3, 9]), call_after([5, 5])
+    assert visible(uneven, uneven.make_mask(1)) == [4, 10]
+    assert visible(even, even.make_mask(1)) == [6, 6]
+    assert visible(even, even.make_mask(1, return_array=True)) == [6, 6]
+    assert visible(uneven, None) is None  # everything, of rows that have not filled it
+    mask = uneven.make_mask(1)
+    assert visible(uneven, mask[..., :10]) is None  # whatever is made of it
+    assert visible(uneven, uneven.make_mask(1, window_size=2)) is None
+
+
+def test_what_a_mask_of_several_tokens_says() -> None:
+    even, uneven = call_after([5, 5], width=2), call_after([3, 9], width=2)
+    assert visible(even, "causal") is None
+    assert visible(even, None) is None
+    assert visible(uneven, uneven.make_mask(2)) is None
+
+
+def test_what_a_mask_of_a_window_says() -> None:
+    cache = call_after([3, 9], window=6)
+    assert visible(cache, cache.make_mask(1)) == [4, 6]
+    assert visible(cache, cache.make_mask(1, window_size=4)) is None
+    wider = call_after([3, 9], window=6, max_width=4)  # the ring holds more than a token may read
+    assert visible(wider, wider.make_mask(1)) is None
+    assert visible(call_after([9, 9], window=6, max_width=4), None) is None
+
+
+def test_what_is_left_to_mlx(kernel: ReferenceKernel) -> None:
+    asked: list[object] = []
+
+    def mlx_own(*arrays: mx.array, sinks: mx.array | None = None, **_: object) -> mx.array:
+        asked.append(sinks)
+        return arrays[0]
+
+    attend = attention._attention(mlx_own, kernel)
+    cache = call_after([3, 9])
+    queries, keys = mx.zeros((2, 2, 1, 4)), mx.zeros((2, 1, 10, 4))
+    attend(queries, keys, keys, cache, scale=1.0, mask=cache.make_mask(1))
+    assert kernel.lengths == [[4, 10]] and not asked
+    sinks = mx.zeros(2)
+    attend(queries, keys, keys, cache=cache, scale=1.0, mask=cache.make_mask(1), sinks=sinks)
+    attend(queries, keys[:, :, :7], keys[:, :, :7], cache, 1.0, cache.make_mask(1))  # not what the cache holds
+    attend(queries, keys, keys, None, 1.0, None)
+    assert len(kernel.lengths) == 1
+    assert asked == [sinks, None, None]
+
+
+# Qwen2-VL cuts a piece off every mask, even where nothing is left over.
+@pytest.mark.parametrize(("name", "uses_it"), [("lfm2_vl", True), ("gemma3", True), ("qwen2_vl", False)])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_models_that_see(name: str, uses_it: bool, kernel: ReferenceKernel, tmp_path: Path) -> None:
+    family = VisionFamily(name, tmp_path / name)
+    requests = [family.request(f"r{count}", "see # now" * count, list(range(count))) for count in (1, 3)]
+    alone = [family.alone(request).token_ids for request in requests]
+    assert replace_attention(family.model, kernel) >= 1
+    engine, _ = family.core()
+    assert kernel.asked  # and compiled, before anybody waits for an answer
+    kernel.lengths.clear()
+    together = run(engine, requests)
+    assert [together[request.request_id].token_ids for request in requests] == alone
+    assert any(len(set(counts)) > 1 for counts in kernel.lengths) is uses_it
+
+
 @pytest.mark.parametrize("gains", [True, False])
 def test_a_model_is_prepared_where_the_device_gains(
-    gains: bool, kernel: ReferenceKernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gains: bool, kernel: ReferenceKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "gains_from_decode_kernel", lambda: gains)
     monkeypatch.setattr(preparation, "CudaKernel", lambda: kernel)

@@ -22,10 +22,10 @@ def test_its_arithmetic(tmp_path: Path) -> None:
     source = Path(decode_kernel.__file__).with_suffix(".cu").read_text(encoding="utf-8")
     kernel, program = tmp_path / "kernel.h", tmp_path / "emulated"
     kernel.write_text(source.replace("#include <cuda", "// "), encoding="utf-8")
-    options = ["-std=c++20", "-O1", "-pthread", "-Wno-unknown-pragmas", f'-DKERNEL="{kernel}"']
-    subprocess.run(["g++", *options, str(EMULATED), "-o", str(program)], check=True)
-    printed = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
-    assert len(printed) == 5
+    options = ["-std=c++20", "-O1", "-Wno-unknown-pragmas", f'-DKERNEL="{kernel}"']
+    subprocess.run(["g++", *options, str(EMULATED), "-o", str(program)], check=True, timeout=300)
+    printed = subprocess.run([str(program)], check=True, capture_output=True, text=True, timeout=300).stdout.split()
+    assert len(printed) == 7
     assert all(float(error) < 2 * HALF_ULP for error in printed), printed
 
 
@@ -66,6 +66,7 @@ def test_what_it_does_not_take_or_cannot_compute(
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(decode_kernel, "_compiled", lambda *_: fails)
+    monkeypatch.setattr(decode_kernel, "PAUSES", (0.0, 0.0))
     kernel = CudaKernel()  # says nothing until it is used
     queries, keys = mx.zeros((2, 4, 1, 64), mx.bfloat16), mx.zeros((2, 2, 9, 64), mx.bfloat16)
     others = [
@@ -88,5 +89,29 @@ def test_one_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         decode_kernel, "_compiled", lambda *_: lambda output_shapes, **_: [mx.zeros(shape) for shape in output_shapes]
     )
+    monkeypatch.setattr(decode_kernel, "PAUSES", (0.0, 0.0))
     keys = mx.zeros((2, 2, 9, 64), mx.bfloat16)
     assert not CudaKernel().takes(keys[:, :, :1], keys, keys)
+
+
+@pytest.mark.parametrize("group", [1, 2, 5, 8, 128])
+def test_it_is_tried_whole_and_in_parts_and_again_if_that_fails(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
+    """With every number of heads: nothing is compiled later, in the middle of others' answers."""
+    asked: list[str] = []
+    fails = [True]
+
+    def compiled(part: str, *_: Any) -> Any:
+        def run(output_shapes: list[tuple[int, ...]], **_: Any) -> list[mx.array]:
+            asked.append(part)
+            if fails:
+                raise RuntimeError(fails.pop())
+            return [mx.zeros(shape) for shape in output_shapes]
+
+        return run
+
+    monkeypatch.setattr(decode_kernel, "_compiled", compiled)
+    monkeypatch.setattr(decode_kernel, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(mx, "allclose", lambda *_, **__: mx.array(True))
+    keys = mx.zeros((2, 1, 9, 64), mx.bfloat16)
+    assert CudaKernel().takes(mx.zeros((2, group, 1, 64), mx.bfloat16), keys, keys)
+    assert asked == ["whole", "whole", "parts", "merge"]
