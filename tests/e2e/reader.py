@@ -76,7 +76,9 @@ class Reader:
             "READER_LOG": str(self.root / "server.log"),
             "READER_PID": str(self.root / "server.pid"),
         }
-        theirs = {key: value for key, value in environment().items() if not key.startswith(("HF_", "XDG_", "MAKE"))}
+        # What make was given for the tests (ARGS) is in their environment, too, and not for the reader's make.
+        others = ("HF_", "XDG_", "MAKE", "ARGS")
+        theirs = {key: value for key, value in environment().items() if not key.startswith(others)}
         self.env = {**theirs, **own}
         if set_up:
             self.env["PATH"] = f"{self.checkout / '.venv' / 'bin'}:{theirs['PATH']}"
