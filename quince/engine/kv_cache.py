@@ -173,7 +173,7 @@ class RowKVCache:
 
     @property
     def columns(self) -> int:
-        """How many of them a call reads."""
+        """How many columns of each row a call reads."""
         return self._positions.end if self._ring is None else min(self._positions.end, self._ring)
 
     @property
