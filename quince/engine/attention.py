@@ -1,14 +1,18 @@
-"""Attention of a step's new tokens on CUDA, by a kernel of our own.
+"""Attention on CUDA, by kernels of our own (cuda/).
 
 Rows of different lengths need a mask, for which MLX's CUDA build has no decode kernel: it multiplies, masks, takes the
 softmax and multiplies again, over all columns of all rows. But what the mask says is only how many columns each row
-has filled. A kernel that is told so (decode_kernel.py) is one operation and reads no others; it also reads each key
-once for several heads, which MLX's own kernel for rows of one length does not.
+has filled. A kernel that is told so is one operation and reads no others; it also reads each key once for several
+heads, which MLX's own kernel for rows of one length does not.
+
+Chunks of prompts are given to cuDNN there, which builds a kernel for each number of columns that it has not seen. Where
+a chunk has others before it, that number is a new one nearly every time. A kernel that serves all of them is slower
+than cuDNN's, but for a turn behind a cached beginning that is much less than what building takes.
 
 mlx-lm's and mlx-vlm's models import ``scaled_dot_product_attention`` by name. In the modules that a model's layers come
-from, that name is bound to a function that asks the kernel first (docs/architecture.md says why). A mask is known by
+from, that name is bound to a function that asks the kernels first (docs/architecture.md says why). A mask is known by
 being the very object that the cache gave, so models that cut a piece off it are left to MLX. What is gained is in
-benchmarks/README.md. Metal's kernels take masks: there is nothing to do there.
+benchmarks/README.md. Metal's kernels take masks and all numbers of columns: there is nothing to do there.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ LIBRARIES = ("mlx_lm.models.base", "mlx_vlm.models.base")  # whose function of t
 Attention = Callable[..., mx.array]
 
 MANY = 2**14  # columns of all rows: with fewer, and no mask, MLX's kernel is as fast
+# What takes longer by our kernel than by cuDNN's and building that: scores of a layer. And chunks of more tokens are
+# the pieces of long prompts, whose numbers of columns come again.
+MOST_SCORES = 2**30
+WIDEST = 1024
 
 
 class DecodeKernel(Protocol):
@@ -43,29 +51,53 @@ class DecodeKernel(Protocol):
     ) -> mx.array: ...
 
 
-def replace_attention(model: Module, kernel: DecodeKernel) -> int:
-    """Let a model's layers attend by ``kernel`` where they can. Returns in how many modules of code they do."""
+class ChunkKernel(Protocol):
+    """Causal attention of each row's last ``width`` tokens over all columns, of which the last ones are their own; the
+    rest as with a DecodeKernel, queries being [rows, heads, width, head_dim]."""
+
+    def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool: ...
+    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array: ...
+
+
+def replace_attention(model: Module, decode: DecodeKernel, chunk: ChunkKernel) -> int:
+    """Let a model's layers attend by these kernels where they can. Returns in how many modules of code they do."""
     names = {type(layer).__module__ for layer in model.modules()}  # type: ignore[no-untyped-call]
     replaced = 0
     for module in (sys.modules[name] for name in names):
         attention: Any = getattr(module, NAME, None)
         if getattr(attention, "__module__", None) in LIBRARIES:
-            setattr(module, NAME, _attention(attention, kernel))
+            setattr(module, NAME, _attention(attention, decode, chunk))
             replaced += 1
     return replaced
 
 
-def _attention(otherwise: Attention, kernel: DecodeKernel) -> Attention:
+def _attention(otherwise: Attention, decode: DecodeKernel, chunk: ChunkKernel) -> Attention:
     def scaled_dot_product_attention(  # noqa: PLR0913  # theirs
         queries: mx.array, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: mx.array | None = None
     ) -> mx.array:
         if type(cache) is RowKVCache and sinks is None and keys.shape[2] == cache.columns:
-            # Asked first, for it to be compiled when the model is tried, whatever that has for masks.
-            takes = kernel.takes(queries, keys, values)
-            if takes and (mask is not None or keys.shape[0] * keys.shape[2] >= MANY):
-                lengths = cache.visible_columns(mask)
+            # Asked first, for them to be compiled when the model is tried, whatever that has for masks and lengths.
+            if isinstance(mask, str):
+                if mask == "causal" and chunk.takes(queries, keys, values) and _is_worth_it(queries, keys):
+                    return chunk(queries, keys, values, scale)
+            elif decode.takes(queries, keys, values):
+                lengths = _lengths(keys, cache, mask)
                 if lengths is not None:
-                    return kernel(queries, keys, values, lengths, scale)
+                    return decode(queries, keys, values, lengths, scale)
         return otherwise(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 
     return scaled_dot_product_attention
+
+
+def _is_worth_it(queries: mx.array, keys: mx.array) -> bool:
+    """Whether a chunk has columns before it, and is computed sooner than a kernel for their number is built."""
+    rows, heads, width = queries.shape[:3]
+    columns = keys.shape[2]
+    return width < columns and width <= WIDEST and rows * heads * width * columns <= MOST_SCORES
+
+
+def _lengths(keys: mx.array, cache: RowKVCache, mask: mx.array | None) -> mx.array | None:
+    """How many columns the token of each row may read, where the kernel gains."""
+    if mask is None and keys.shape[0] * keys.shape[2] < MANY:
+        return None
+    return cache.visible_columns(mask)

@@ -41,8 +41,8 @@ def has_rotation_kernel() -> bool:
     return bool(mx.default_device().type == mx.gpu)
 
 
-def gains_from_decode_kernel() -> bool:
-    """Whether MLX has no decode kernel for rows of different lengths: on CUDA (attention.py)."""
+def gains_from_attention_kernels() -> bool:
+    """Whether MLX has none for rows of different lengths, nor for any number of columns: on CUDA (attention.py)."""
     return _is_cuda()
 
 

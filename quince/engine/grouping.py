@@ -1,7 +1,7 @@
 """Which rows decode in one rectangle. No MLX in here.
 
 A rectangle is as wide as its longest row: shorter rows have as many columns, and read them, too, except where the
-decode kernel serves them (decode_kernel.py). One more group costs one more forward pass, which reads the weights again
+decode kernel serves them (cuda/decode.py). One more group costs one more forward pass, which reads the weights again
 and keeps the host busy. So rows share a group as long as what they read in vain takes no longer than that. Rows of
 different kinds, which one pass cannot serve, never share a group.
 """

@@ -6,7 +6,8 @@ from mlx.nn.layers.base import Module
 
 from quince.engine import device
 from quince.engine.attention import replace_attention
-from quince.engine.decode_kernel import CudaKernel
+from quince.engine.cuda.chunk import CudaChunkKernel
+from quince.engine.cuda.decode import CudaDecodeKernel
 from quince.engine.rotations import share_rotations
 from quince.engine.weight_layout import arrange_weights
 
@@ -16,5 +17,5 @@ def prepare(model: Module) -> None:
     arrange_weights(model)
     if not device.has_rotation_kernel():
         share_rotations(model)
-    if device.gains_from_decode_kernel():
-        replace_attention(model, CudaKernel())
+    if device.gains_from_attention_kernels():
+        replace_attention(model, CudaDecodeKernel(), CudaChunkKernel())

@@ -1,10 +1,11 @@
-"""Attention as CUDA gets it: when the decode kernel is asked, and with what."""
+"""Attention as CUDA gets it: when the kernels are asked, and with what."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
 import pytest
@@ -24,8 +25,8 @@ from tests.vision_prompts import VisionFamily
 FAMILIES = ["qwen3", "gemma3_text", "lfm2", "qwen3_next", "falcon_h1"]
 
 
-class ReferenceKernel:
-    """What the kernel is to give, by operations that read nothing behind a row's last column."""
+class ReferenceDecode:
+    """What the decode kernel is to give, by operations that read nothing behind a row's last column."""
 
     def __init__(self) -> None:
         self.lengths: list[list[int]] = []
@@ -51,21 +52,49 @@ class ReferenceKernel:
         return mx.concatenate(rows)
 
 
+class ReferenceChunk:
+    """What the chunk kernel is to give."""
+
+    def __init__(self) -> None:
+        self.widths: list[tuple[int, int]] = []  # of queries, and of keys
+        self.asked = False
+
+    def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool:
+        self.asked = True
+        return queries.ndim == 4
+
+    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+        width, columns = queries.shape[2], keys.shape[2]
+        self.widths.append((width, columns))
+        mask = mx.arange(columns)[None] <= mx.arange(columns - width, columns)[:, None]
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+
+
+class Kernels(NamedTuple):
+    decode: ReferenceDecode
+    chunk: ReferenceChunk
+
+    def clear(self) -> None:
+        """Of the model's trial."""
+        self.decode.lengths.clear()
+        self.chunk.widths.clear()
+
+
 LIBRARIES = ("mlx_lm.models.", "mlx_vlm.models.")
 
 
 @pytest.fixture
-def kernel() -> Iterator[ReferenceKernel]:
+def kernels() -> Iterator[Kernels]:
     """Puts back what models import, which is there once for all tests of a process."""
-    yield ReferenceKernel()
+    yield Kernels(ReferenceDecode(), ReferenceChunk())
     for name, module in list(sys.modules.items()):
         if name.startswith(LIBRARIES) and getattr(vars(module).get(NAME), "__module__", "") == attention.__name__:
             setattr(module, NAME, getattr(sys.modules[".".join(name.split(".")[:2]) + ".base"], NAME))
 
 
-def build(family: str, kernel: ReferenceKernel) -> Module:
+def build(family: str, kernels: Kernels) -> Module:
     model = tiny_models.build(family)
-    assert replace_attention(model, kernel) == 1
+    assert replace_attention(model, *kernels) == 1
     return model
 
 
@@ -78,40 +107,93 @@ def request(length: int, *, max_tokens: int = 12, seed: int = 0) -> AddRequest:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_of_different_lengths_say_what_each_says_alone(family: str, kernel: ReferenceKernel) -> None:
+def test_rows_of_different_lengths_say_what_each_says_alone(family: str, kernels: Kernels) -> None:
     requests = [request(5), request(40), request(73)]  # around the windows, of 16 and 32 tokens
     alone = [run_alone(tiny_models.build(family), request).token_ids for request in requests]
-    engine = make_core(build(family, kernel))
-    kernel.lengths.clear()  # of the model's trial
+    engine = make_core(build(family, kernels))
+    kernels.clear()
     together = run(engine, requests)
     assert [together[request.request_id].token_ids for request in requests] == alone
-    assert any(len(set(counts)) > 1 for counts in kernel.lengths)
+    assert any(len(set(counts)) > 1 for counts in kernels.decode.lengths)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_many_columns_without_a_mask(family: str, kernel: ReferenceKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_columns_without_a_mask(family: str, kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "MANY", 2)
     expected = run_alone(tiny_models.build(family), request(50)).token_ids
-    engine = make_core(build(family, kernel))
-    kernel.lengths.clear()
+    engine = make_core(build(family, kernels))
+    kernels.clear()
     assert run(engine, [request(50)])["r50-0"].token_ids == expected
-    assert {len(counts) for counts in kernel.lengths} == {1}
+    assert {len(counts) for counts in kernels.decode.lengths} == {1}
 
 
-def test_few_columns_without_a_mask_are_left_to_mlx(kernel: ReferenceKernel) -> None:
-    engine = make_core(build("qwen3", kernel))
-    kernel.lengths.clear()
+def test_few_columns_without_a_mask_are_left_to_mlx(kernels: Kernels) -> None:
+    engine = make_core(build("qwen3", kernels))
+    kernels.clear()
     run(engine, [request(30)])
-    assert not kernel.lengths
+    assert not kernels.decode.lengths
 
 
-def test_quantised_keys_are_left_to_mlx_lm(kernel: ReferenceKernel) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chunks_with_others_before_them(family: str, kernels: Kernels) -> None:
+    requests = [request(30), request(20, seed=1)]
+    expected = [run_alone(tiny_models.build(family), request).token_ids for request in requests]
+    engine = make_core(build(family, kernels), prefill_chunk_size=16)
+    kernels.clear()
+    found = run(engine, requests)
+    assert [found[request.request_id].token_ids for request in requests] == expected
+    assert kernels.chunk.widths
+    assert all(width < columns for width, columns in kernels.chunk.widths)
+
+
+def test_a_turn_behind_what_is_cached(kernels: Kernels) -> None:
+    turn = AddRequest("turn", [*prompt(100), *prompt(20, seed=1)], SamplingParams(max_tokens=8))
+    expected = run_alone(tiny_models.build("qwen3"), turn).token_ids
+    engine = make_core(build("qwen3", kernels), prefix_cache_bytes=10**7)
+    run(engine, [request(100)])
+    kernels.clear()
+    answer = run(engine, [turn])["turn"]
+    assert answer.token_ids == expected
+    assert answer.cached_tokens == 100
+    assert set(kernels.chunk.widths) == {(19, 119)}
+
+
+def test_which_chunks_are_left_to_mlx(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[object] = []
+
+    def mlx_own(*arrays: mx.array, mask: object, **_: object) -> mx.array:
+        left.append(mask)
+        return arrays[0]
+
+    attend = attention._attention(mlx_own, *kernels)
+
+    def attend_to(width: int, columns: int, mask: mx.array | str = "causal", sinks: mx.array | None = None) -> None:
+        cache = call_after([columns - width], width=width)
+        keys = mx.zeros((1, 2, columns, 4))
+        attend(mx.zeros((1, 4, width, 4)), keys, keys, cache, 1.0, mask, sinks=sinks)
+
+    attend_to(8, 20)
+    assert kernels.chunk.widths == [(8, 20)] and not left
+    attend_to(20, 20)  # nothing is before them
+    attend_to(8, 20, "full")
+    attend_to(8, 20, mx.ones((8, 20), dtype=mx.bool_))
+    attend_to(8, 20, sinks=mx.zeros(4))
+    monkeypatch.setattr(attention, "WIDEST", 8)
+    monkeypatch.setattr(attention, "MOST_SCORES", 4 * 8 * 20)
+    attend_to(9, 20)
+    attend_to(8, 21)
+    assert len(left) == 6 and len(kernels.chunk.widths) == 1
+    attend_to(8, 20)
+    assert len(kernels.chunk.widths) == 2
+
+
+def test_quantised_keys_are_left_to_mlx_lm(kernels: Kernels) -> None:
     model = wide_heads("qwen3")
-    assert replace_attention(model, kernel) == 1
+    assert replace_attention(model, *kernels) == 1
     engine = make_core(model, kv_quantization=KVQuantization(8, 32))
-    kernel.lengths.clear()  # of the model's trial, which is without
+    kernels.clear()  # it is tried without
     run(engine, [request(5), request(40)])
-    assert not kernel.lengths
+    assert not kernels.decode.lengths
 
 
 def call_after(lengths: list[int], *, width: int = 1, window: int | None = None, max_width: int = 1) -> RowKVCache:
@@ -157,49 +239,51 @@ def test_what_a_mask_of_a_window_says() -> None:
     assert visible(call_after([9, 9], window=6, max_width=4), None) is None
 
 
-def test_what_is_left_to_mlx(kernel: ReferenceKernel) -> None:
+def test_what_is_left_to_mlx(kernels: Kernels) -> None:
     asked: list[object] = []
 
     def mlx_own(*arrays: mx.array, sinks: mx.array | None = None, **_: object) -> mx.array:
         asked.append(sinks)
         return arrays[0]
 
-    attend = attention._attention(mlx_own, kernel)
+    attend = attention._attention(mlx_own, *kernels)
     cache = call_after([3, 9])
     queries, keys = mx.zeros((2, 2, 1, 4)), mx.zeros((2, 1, 10, 4))
     attend(queries, keys, keys, cache, scale=1.0, mask=cache.make_mask(1))
-    assert kernel.lengths == [[4, 10]] and not asked
+    assert kernels.decode.lengths == [[4, 10]] and not asked
     sinks = mx.zeros(2)
     attend(queries, keys, keys, cache=cache, scale=1.0, mask=cache.make_mask(1), sinks=sinks)
     attend(queries, keys[:, :, :7], keys[:, :, :7], cache, 1.0, cache.make_mask(1))  # not what the cache holds
     attend(queries, keys, keys, None, 1.0, None)
-    assert len(kernel.lengths) == 1
+    assert len(kernels.decode.lengths) == 1
     assert asked == [sinks, None, None]
 
 
 # Qwen2-VL cuts a piece off every mask, even where nothing is left over.
 @pytest.mark.parametrize(("name", "uses_it"), [("lfm2_vl", True), ("gemma3", True), ("qwen2_vl", False)])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_models_that_see(name: str, uses_it: bool, kernel: ReferenceKernel, tmp_path: Path) -> None:
+def test_models_that_see(name: str, uses_it: bool, kernels: Kernels, tmp_path: Path) -> None:
     family = VisionFamily(name, tmp_path / name)
     requests = [family.request(f"r{count}", "see # now" * count, list(range(count))) for count in (1, 3)]
     alone = [family.alone(request).token_ids for request in requests]
-    assert replace_attention(family.model, kernel) >= 1
+    assert replace_attention(family.model, *kernels) >= 1
     engine, _ = family.core()
-    assert kernel.asked  # and compiled, before anybody waits for an answer
-    kernel.lengths.clear()
+    assert kernels.decode.asked and kernels.chunk.asked  # and compiled, before anybody waits for an answer
+    kernels.clear()
     together = run(engine, requests)
     assert [together[request.request_id].token_ids for request in requests] == alone
-    assert any(len(set(counts)) > 1 for counts in kernel.lengths) is uses_it
+    assert any(len(set(counts)) > 1 for counts in kernels.decode.lengths) is uses_it
 
 
 @pytest.mark.parametrize("gains", [True, False])
 def test_a_model_is_prepared_where_the_device_gains(
-    gains: bool, kernel: ReferenceKernel, monkeypatch: pytest.MonkeyPatch
+    gains: bool, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "gains_from_decode_kernel", lambda: gains)
-    monkeypatch.setattr(preparation, "CudaKernel", lambda: kernel)
+    monkeypatch.setattr(device, "gains_from_attention_kernels", lambda: gains)
+    monkeypatch.setattr(preparation, "CudaDecodeKernel", lambda: kernels.decode)
+    monkeypatch.setattr(preparation, "CudaChunkKernel", lambda: kernels.chunk)
     model = tiny_models.build("qwen3")
     preparation.prepare(model)
-    run(make_core(model), [request(5), request(40)])
-    assert bool(kernel.lengths) is gains
+    run(make_core(model), [request(5), request(140)])
+    assert bool(kernels.decode.lengths) is gains
+    assert bool(kernels.chunk.widths) is gains

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from quince.engine import decode_kernel
-from quince.engine.decode_kernel import CudaKernel, parts_for
-
-HALF_ULP = 2**-8  # of numbers between 1 and 2 in bfloat16
-EMULATED = Path(__file__).with_name("emulated_decode_kernel.cpp")
+from quince.engine.cuda import kernel as kernels
+from quince.engine.cuda.decode import CudaDecodeKernel, parts_for
+from quince.engine.cuda.kernel import CudaKernel
+from tests.engine.cuda.emulation import HALF_ULP, emulated_errors
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_its_arithmetic(tmp_path: Path) -> None:
-    source = Path(decode_kernel.__file__).with_suffix(".cu").read_text(encoding="utf-8")
-    kernel, program = tmp_path / "kernel.h", tmp_path / "emulated"
-    kernel.write_text(source.replace("#include <cuda", "// "), encoding="utf-8")
-    options = ["-std=c++20", "-O1", "-Wno-unknown-pragmas", f'-DKERNEL="{kernel}"']
-    subprocess.run(["g++", *options, str(EMULATED), "-o", str(program)], check=True, timeout=300)
-    printed = subprocess.run([str(program)], check=True, capture_output=True, text=True, timeout=300).stdout.split()
-    assert len(printed) == 7
-    assert all(float(error) < 2 * HALF_ULP for error in printed), printed
+    errors = emulated_errors("decode", tmp_path)
+    assert len(errors) == 7
+    assert all(error < 2 * HALF_ULP for error in errors), errors
 
 
 @pytest.mark.parametrize(
@@ -42,7 +35,7 @@ def test_parts(blocks: int, columns: int, parts: int) -> None:
 @pytest.mark.parametrize(("heads", "key_heads", "head_dim"), [(16, 8, 128), (8, 1, 64), (7, 7, 256), (6, 3, 128)])
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_on_cuda(dtype: mx.Dtype, heads: int, key_heads: int, head_dim: int, columns: int) -> None:
-    kernel = CudaKernel()
+    kernel = CudaDecodeKernel()
     queries = mx.random.normal((3, 1, heads, head_dim)).astype(dtype).swapaxes(1, 2)
     buffers = [mx.random.normal((5, key_heads, columns + 9, head_dim)).astype(dtype) for _ in range(2)]
     keys, values = (buffer[:3, :, :columns] for buffer in buffers)
@@ -65,9 +58,9 @@ def test_what_it_does_not_take_or_cannot_compute(
     def fails(**_: Any) -> list[mx.array]:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(decode_kernel, "_compiled", lambda *_: fails)
-    monkeypatch.setattr(decode_kernel, "PAUSES", (0.0, 0.0))
-    kernel = CudaKernel()  # says nothing until it is used
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_: fails))
+    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
+    kernel = CudaDecodeKernel()  # says nothing until it is used
     queries, keys = mx.zeros((2, 4, 1, 64), mx.bfloat16), mx.zeros((2, 2, 9, 64), mx.bfloat16)
     others = [
         (queries[:, :, 0], keys, keys),
@@ -86,12 +79,13 @@ def test_what_it_does_not_take_or_cannot_compute(
 
 
 def test_one_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        decode_kernel, "_compiled", lambda *_: lambda output_shapes, **_: [mx.zeros(shape) for shape in output_shapes]
-    )
-    monkeypatch.setattr(decode_kernel, "PAUSES", (0.0, 0.0))
+    def zeros(output_shapes: list[tuple[int, ...]], **_: Any) -> list[mx.array]:
+        return [mx.zeros(shape) for shape in output_shapes]
+
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_: zeros))
+    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
     keys = mx.zeros((2, 2, 9, 64), mx.bfloat16)
-    assert not CudaKernel().takes(keys[:, :, :1], keys, keys)
+    assert not CudaDecodeKernel().takes(keys[:, :, :1], keys, keys)
 
 
 @pytest.mark.parametrize("group", [1, 2, 5, 8, 128])
@@ -109,9 +103,9 @@ def test_it_is_tried_whole_and_in_parts_and_again_if_that_fails(monkeypatch: pyt
 
         return run
 
-    monkeypatch.setattr(decode_kernel, "_compiled", compiled)
-    monkeypatch.setattr(decode_kernel, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(compiled))
+    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(mx, "allclose", lambda *_, **__: mx.array(True))
     keys = mx.zeros((2, 1, 9, 64), mx.bfloat16)
-    assert CudaKernel().takes(mx.zeros((2, group, 1, 64), mx.bfloat16), keys, keys)
-    assert asked == ["whole", "whole", "parts", "merge"]
+    assert CudaDecodeKernel().takes(mx.zeros((2, group, 1, 64), mx.bfloat16), keys, keys)
+    assert asked == ["decode", "decode", "decode_parts", "merge"]

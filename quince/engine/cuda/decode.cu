@@ -2,27 +2,17 @@
 //
 // A block has one row, HEADS query heads of one key head, and a part of the row's columns. Its warps take turns at the
 // columns; within a warp, LANES lanes share a column, each with PART neighbouring numbers of it, so that every read
-// is 16 bytes. Each lane keeps a running softmax (Milakov and Gimelshein, 2018) of what it has seen, and all are merged
-// at the end; where a row's columns are in several blocks (flash-decoding: Dao et al., 2023), by `merge_parts`.
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+// is 16 bytes. Each lane keeps a running softmax of what it has seen, and all are merged at the end; where a row's
+// columns are in several blocks (flash-decoding: Dao et al., 2023), by `merge_parts`.
 
 namespace quince {
 
-using Index = long long;
-
-constexpr int WARP = 32;
 constexpr int WARPS = 8;   // of a block
 constexpr int PART = 8;    // numbers that a lane has of a column
 constexpr int AHEAD = 4;   // columns of a lane whose reads are on their way at once
-constexpr float LOWEST = -3.0e38f;  // below all scores, and finite: two of them have a difference
-constexpr float LOG2_E = 1.44269504f;
 
 __device__ inline float number(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline float number(__half x) { return __half2float(x); }
-__device__ inline void assign(__nv_bfloat16& to, float x) { to = __float2bfloat16(x); }
-__device__ inline void assign(__half& to, float x) { to = __float2half(x); }
 
 template <typename T>
 __device__ inline void read(float (&part)[PART], uint4 raw) {
@@ -173,21 +163,6 @@ __device__ void decode_attention(
       assign(out[index * D + number], output / weight);
     }
   }
-}
-
-// One block for a row's head: a thread for each number of it.
-template <typename T, int D>
-__device__ void merge_parts(const float* parts, const float* sums, int count, T* out) {
-  parts += (Index)blockIdx.x * count * D + threadIdx.x;
-  sums += (Index)blockIdx.x * count * 2;
-  float higher = LOWEST, weight = 0, output = 0;
-  for (int p = 0; p < count; p++) higher = fmaxf(higher, sums[p * 2]);
-  for (int p = 0; p < count; p++) {
-    const float share = exp2f(sums[p * 2] - higher);
-    weight += share * sums[p * 2 + 1];
-    output += share * parts[p * D];
-  }
-  assign(out[(Index)blockIdx.x * D + threadIdx.x], output / weight);
 }
 
 }  // namespace quince

@@ -1,0 +1,84 @@
+"""The chunk kernel for CUDA: its arithmetic on a CPU, and itself where there is CUDA."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from quince.engine.cuda import kernel as kernels
+from quince.engine.cuda.chunk import CudaChunkKernel, parts_for
+from quince.engine.cuda.kernel import CudaKernel
+from tests.engine.cuda.emulation import HALF_ULP, emulated_errors
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_its_arithmetic(tmp_path: Path) -> None:
+    errors = emulated_errors("chunk", tmp_path)
+    assert len(errors) == 7
+    assert all(error < 2 * HALF_ULP for error in errors), errors
+
+
+@pytest.mark.parametrize(
+    ("blocks", "columns", "parts"), [(8, 1023, 1), (8, 1024, 2), (8, 40_000, 64), (100, 40_000, 5), (600, 40_000, 1)]
+)
+def test_parts(blocks: int, columns: int, parts: int) -> None:
+    assert parts_for(blocks, columns) == parts
+
+
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize(("width", "columns"), [(1, 65), (16, 600), (112, 112), (150, 5000), (600, 1500)])
+@pytest.mark.parametrize(("heads", "key_heads", "head_dim"), [(16, 8, 128), (8, 1, 64), (7, 7, 64), (6, 2, 128)])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_on_cuda(dtype: mx.Dtype, heads: int, key_heads: int, head_dim: int, width: int, columns: int) -> None:
+    kernel = CudaChunkKernel()
+    queries = mx.random.normal((3, width, heads, head_dim)).astype(dtype).swapaxes(1, 2)
+    buffers = [mx.random.normal((5, key_heads, columns + 9, head_dim)).astype(dtype) for _ in range(2)]
+    keys, values = (buffer[:3, :, :columns] for buffer in buffers)
+    assert kernel.takes(queries, keys, values)
+    expected = mx.fast.scaled_dot_product_attention(
+        *(array.astype(mx.float32) for array in (queries, keys, values)),
+        scale=head_dim**-0.5,
+        mask=mx.arange(columns)[None] <= mx.arange(columns - width, columns)[:, None],
+    )
+    found = kernel(queries, keys, values, head_dim**-0.5)
+    assert mx.allclose(found.astype(mx.float32), expected, atol=4 * HALF_ULP)
+
+
+def test_what_it_does_not_take_or_cannot_compute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: Any) -> list[mx.array]:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_, **__: fails))
+    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
+    kernel = CudaChunkKernel()  # says nothing until it is used
+    queries, keys = mx.zeros((2, 4, 5, 64), mx.bfloat16), mx.zeros((2, 2, 9, 64), mx.bfloat16)
+    others = [
+        (queries[:, :, 0], keys, keys),
+        (queries, keys, keys[..., :32]),
+        (queries.astype(mx.float32), keys.astype(mx.float32), keys.astype(mx.float32)),
+        (queries, keys, keys.astype(mx.float16)),
+        (queries, keys.astype(mx.float16), keys),
+        tuple(mx.zeros((2, 2, 9, 256), mx.bfloat16) for _ in range(3)),
+    ]
+    assert not any(kernel.takes(*arrays) for arrays in others)
+    assert not caplog.records
+    assert not kernel.takes(queries, keys, keys)
+    assert not kernel.takes(queries, keys, keys)
+    (record,) = caplog.records  # tried once
+    assert "chunks of prompts are computed without a kernel of their own: no compiler" in record.message
+
+
+def test_one_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def zeros(output_shapes: list[tuple[int, ...]], **_: Any) -> list[mx.array]:
+        return [mx.zeros(shape) for shape in output_shapes]
+
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_, **__: zeros))
+    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
+    keys = mx.zeros((2, 2, 9, 64), mx.bfloat16)
+    assert not CudaChunkKernel().takes(keys[:, :, :5], keys, keys)
