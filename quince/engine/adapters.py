@@ -166,7 +166,7 @@ class AdapterForward(TextForward):
     def call(self, tokens: mx.array, numbers: Sequence[int]) -> mx.array:
         """Logits [rows, width, vocabulary] of rows by themselves, with these adapters."""
         with self._rows.rows(numbers):
-            logits: mx.array = self._model(tokens)
+            logits: mx.array = self.model(tokens)
         return logits
 
     def logits(self, tokens: mx.array, cache: BatchCache, request_ids: Sequence[str] = ()) -> mx.array:

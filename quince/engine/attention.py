@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -53,40 +54,67 @@ class DecodeKernel(Protocol):
 
 class ChunkKernel(Protocol):
     """Causal attention of each row's last ``width`` tokens over all columns, of which the last ones are their own; the
-    rest as with a DecodeKernel, queries being [rows, heads, width, head_dim]."""
+    rest as with a DecodeKernel, queries being [rows, heads, width, head_dim]. ``in_use``: whether it takes any."""
 
+    @property
+    def in_use(self) -> bool: ...
     def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool: ...
     def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array: ...
 
 
-def replace_attention(model: Module, decode: DecodeKernel, chunk: ChunkKernel) -> int:
-    """Let a model's layers attend by these kernels where they can. Returns in how many modules of code they do."""
-    names = {type(layer).__module__ for layer in model.modules()}  # type: ignore[no-untyped-call]
-    replaced = 0
-    for module in (sys.modules[name] for name in names):
-        attention: Any = getattr(module, NAME, None)
-        if getattr(attention, "__module__", None) in LIBRARIES:
-            setattr(module, NAME, _attention(attention, decode, chunk))
-            replaced += 1
-    return replaced
+class KernelAttention:
+    """What models call ``scaled_dot_product_attention``: theirs, but for what the kernels take."""
 
+    def __init__(self, otherwise: Attention, decode: DecodeKernel, chunk: ChunkKernel) -> None:
+        self._otherwise = otherwise
+        self._decode = decode
+        self.chunk = chunk
 
-def _attention(otherwise: Attention, decode: DecodeKernel, chunk: ChunkKernel) -> Attention:
-    def scaled_dot_product_attention(  # noqa: PLR0913  # theirs
-        queries: mx.array, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: mx.array | None = None
+    def __call__(  # noqa: PLR0913  # theirs
+        self,
+        queries: mx.array,
+        keys: Any,
+        values: Any,
+        cache: Any,
+        scale: float,
+        mask: Any,
+        sinks: mx.array | None = None,
     ) -> mx.array:
         if type(cache) is RowKVCache and sinks is None and keys.shape[2] == cache.columns:
             # Asked first, for them to be compiled when the model is tried, whatever that has for masks and lengths.
             if isinstance(mask, str):
-                if mask == "causal" and chunk.takes(queries, keys, values) and _is_worth_it(queries, keys):
-                    return chunk(queries, keys, values, scale)
-            elif decode.takes(queries, keys, values):
+                if mask == "causal" and self.chunk.takes(queries, keys, values) and _is_worth_it(queries, keys):
+                    return self.chunk(queries, keys, values, scale)
+            elif self._decode.takes(queries, keys, values):
                 lengths = _lengths(keys, cache, mask)
                 if lengths is not None:
-                    return decode(queries, keys, values, lengths, scale)
-        return otherwise(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+                    return self._decode(queries, keys, values, lengths, scale)
+        return self._otherwise(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 
-    return scaled_dot_product_attention
+
+def replace_attention(model: Module, decode: DecodeKernel, chunk: ChunkKernel) -> int:
+    """Let a model's layers attend by these kernels where they can. Returns in how many modules of code they do."""
+    replaced = 0
+    for module in _code(model):
+        attention: Any = getattr(module, NAME, None)
+        if getattr(attention, "__module__", None) in LIBRARIES:
+            setattr(module, NAME, KernelAttention(attention, decode, chunk))
+            replaced += 1
+    return replaced
+
+
+def widest_chunk(model: Module) -> int | None:
+    """Most tokens of a chunk for which a kernel is there whatever is before it. None: for no more than for others.
+    Asked when the model has been tried."""
+    found = (getattr(module, NAME, None) for module in _code(model))
+    in_use = any(isinstance(attention, KernelAttention) and attention.chunk.in_use for attention in found)
+    return WIDEST if in_use else None
+
+
+def _code(model: Module) -> list[ModuleType]:
+    """The modules of code that a model's layers come from."""
+    names = {type(layer).__module__ for layer in model.modules()}  # type: ignore[no-untyped-call]
+    return [sys.modules[name] for name in names]
 
 
 def _is_worth_it(queries: mx.array, keys: mx.array) -> bool:

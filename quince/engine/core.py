@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 from llguidance import LLMatcher
 
+from quince.engine.attention import widest_chunk
 from quince.engine.batch import Batch
 from quince.engine.device import builds_kernels_by_size, compiles_kernels, memory_budget
 from quince.engine.disk_cache import DiskCache
@@ -79,7 +80,12 @@ def make_core(
     )
     budget = _limit_memory(config)
     step_tokens = _step_tokens(costs, config, budget - mx.get_active_memory())
-    pacer = PrefillPacer(max_tokens=step_tokens, token_seconds=costs.token_seconds, compiles=compiles_kernels())
+    pacer = PrefillPacer(
+        max_tokens=step_tokens,
+        token_seconds=costs.token_seconds,
+        compiles=compiles_kernels(),
+        known_width=widest_chunk(forward.model),
+    )
     kv_bytes = _kv_bytes(budget, costs.token_memory * step_tokens, forward.reserved_bytes)
     memory = KVMemory(costs.layout, max_bytes=kv_bytes, max_width=chunk)
     cache_bytes = memory.max_bytes // 2 if config.prefix_cache_bytes is None else config.prefix_cache_bytes

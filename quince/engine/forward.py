@@ -32,9 +32,12 @@ class Forward(Protocol):
     ``encoded_media`` counts what was computed, ``reserved_bytes`` may be kept of it. ``reset`` forgets it: a step has
     failed, and what it was computing may never get its values.
 
-    ``mixes_adapters``: whether the rows of a call may have different adapters.
+    ``mixes_adapters``: whether the rows of a call may have different adapters. ``model``: the code and weights of all
+    this.
     """
 
+    @property
+    def model(self) -> Module: ...
     @property
     def reserved_bytes(self) -> int: ...
     @property
@@ -57,14 +60,14 @@ class TextForward:
     mixes_adapters = True
 
     def __init__(self, model: Module) -> None:
-        self._model = model
+        self.model = model
 
     def make_cache(self) -> list[Any]:
         """One row's caches, of mlx-lm's classes."""
-        return cast(list[Any], make_prompt_cache(self._model))
+        return cast(list[Any], make_prompt_cache(self.model))
 
     def logits(self, tokens: mx.array, cache: BatchCache, request_ids: Sequence[str] = ()) -> mx.array:
-        logits: mx.array = self._model(tokens, cache=cache.layers)
+        logits: mx.array = self.model(tokens, cache=cache.layers)
         return logits
 
     def prefill(self, chunks: Sequence[PrefillChunk], cache: BatchCache) -> mx.array:
@@ -80,7 +83,7 @@ class TextForward:
         pass
 
     def reset(self) -> None:
-        forget_rotations(self._model)
+        forget_rotations(self.model)
 
 
 def padded(chunks: Sequence[PrefillChunk], width: int) -> list[list[int]]:

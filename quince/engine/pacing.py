@@ -41,10 +41,19 @@ class PrefillPacer:
     a little less (see ``_CostsByDepth.aim``), otherwise what fits ALONE; never more than ``max_tokens``.
     """
 
-    def __init__(self, *, max_tokens: int, token_seconds: float = 0.0, compiles: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_tokens: int,
+        token_seconds: float = 0.0,
+        compiles: bool = True,
+        known_width: int | None = None,
+    ) -> None:
         """``token_seconds``: a first estimate, of a short prompt; 0 if there is none. ``compiles``: whether the device
-        compiles kernels for new shapes."""
+        compiles kernels for new shapes; ``known_width``: but not for so many tokens of a row, behind others. Wider ones
+        might be compiled for at every step of a prompt, which would look as if nothing narrower helped."""
         self._max_tokens = max_tokens
+        self._known_width = known_width or max_tokens
         self._costs: _FittedCosts | _CostsByDepth = (_FittedCosts if compiles else _CostsByDepth)(token_seconds)
         self._grain = GRAIN if compiles else GRAIN_BY_DEPTH
         self._decode_seconds: deque[float] = deque(maxlen=MEMORY)
@@ -61,7 +70,9 @@ class PrefillPacer:
         """For so many ``rows``, each ``start`` tokens into its prompt."""
         step = self._decode_step()
         room = self._costs.aim() * max(TARGET_GAP, GAP_FACTOR * step) - step if decoding else ALONE
-        most = min(self._max_tokens, self._costs.reach) if decoding else self._max_tokens
+        most = self._max_tokens
+        if decoding:
+            most = min(most, self._costs.reach, self._known_width * rows if start else most)
         tokens = self._costs.within(room, start, rows, most)
         if tokens < self._max_tokens:
             tokens = tokens // self._grain * self._grain

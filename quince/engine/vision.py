@@ -121,7 +121,7 @@ class VisionForward:
     """See ``Forward``."""
 
     def __init__(self, model: Module, *, feature_bytes: int) -> None:
-        self._model = model
+        self.model = model
         self._language = model.language_model
         self._has_grid = callable(getattr(self._language, "get_rope_index", None))
         self.reserved_bytes = feature_bytes
@@ -179,7 +179,7 @@ class VisionForward:
         self, rows: list[list[int]], parts: Sequence[tuple[Features, slice]], where: Sequence[tuple[int, Array]]
     ) -> dict[str, Any]:
         """The rows' embeddings with ``parts`` of images in (row, columns) ``where``."""
-        embeddings = self._model.get_input_embeddings(mx.array(rows), None).inputs_embeds
+        embeddings = self.model.get_input_embeddings(mx.array(rows), None).inputs_embeds
         row_index = np.concatenate([np.full(len(columns), row) for row, columns in where])
         columns = np.concatenate([columns for _, columns in where])
         features = mx.concatenate([features.embeddings[tokens] for features, tokens in parts])
@@ -230,7 +230,7 @@ class VisionForward:
 
     def reset(self) -> None:
         self._features.clear()
-        forget_rotations(self._model)
+        forget_rotations(self.model)
 
     def release(self, request_id: str) -> None:
         self._media.pop(request_id, None)
@@ -261,7 +261,7 @@ class VisionForward:
         """The image by itself: what one is does not depend on what stands around it."""
         arrays = {name: mx.array(value) for name, value in image.arrays.items()}
         tokens = mx.array([image.span])
-        found = self._model.get_input_embeddings(
+        found = self.model.get_input_embeddings(
             tokens, arrays.pop("pixel_values", None), mask=mx.ones(tokens.shape, mx.int32), **arrays
         )
         for name in UNHANDLED:

@@ -12,7 +12,7 @@ import pytest
 from mlx.nn.layers.base import Module
 
 from quince.engine import attention, device, preparation
-from quince.engine.attention import NAME, replace_attention
+from quince.engine.attention import NAME, replace_attention, widest_chunk
 from quince.engine.kv_cache import RowKVCache, RowPositions
 from quince.engine.kv_layout import KVQuantization
 from quince.engine.messages import AddRequest
@@ -57,10 +57,11 @@ class ReferenceChunk:
 
     def __init__(self) -> None:
         self.widths: list[tuple[int, int]] = []  # of queries, and of keys
-        self.asked = False
+        self.asked = self.in_use = False
 
     def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool:
         self.asked = True
+        self.in_use = self.in_use or queries.ndim == 4
         return queries.ndim == 4
 
     def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
@@ -146,6 +147,27 @@ def test_chunks_with_others_before_them(family: str, kernels: Kernels) -> None:
     assert all(width < columns for width, columns in kernels.chunk.widths)
 
 
+def test_chunks_beside_streams_are_no_wider_than_the_kernel_serves(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "WIDEST", 32)
+    engine = make_core(build("qwen3", kernels))
+    kernels.clear()
+    run(engine, [request(5, max_tokens=60), request(150)], arrivals={"r150-0": 10})
+    assert len(kernels.chunk.widths) >= 3
+    assert max(width for width, _ in kernels.chunk.widths) == 32
+
+
+def test_where_the_kernel_does_not_work_chunks_are_as_wide_as_ever(kernels: Kernels) -> None:
+    model = build("qwen3", kernels)
+    assert widest_chunk(model) is None  # it was not tried yet
+    make_core(model)
+    assert widest_chunk(model) == attention.WIDEST
+    kernels.chunk.in_use = False
+    assert widest_chunk(model) is None
+    assert widest_chunk(tiny_models.build("mamba")) is None
+
+
 def test_a_turn_behind_what_is_cached(kernels: Kernels) -> None:
     turn = AddRequest("turn", [*prompt(100), *prompt(20, seed=1)], SamplingParams(max_tokens=8))
     expected = run_alone(tiny_models.build("qwen3"), turn).token_ids
@@ -165,7 +187,7 @@ def test_which_chunks_are_left_to_mlx(kernels: Kernels, monkeypatch: pytest.Monk
         left.append(mask)
         return arrays[0]
 
-    attend = attention._attention(mlx_own, *kernels)
+    attend = attention.KernelAttention(mlx_own, *kernels)
 
     def attend_to(width: int, columns: int, mask: mx.array | str = "causal", sinks: mx.array | None = None) -> None:
         cache = call_after([columns - width], width=width)
@@ -246,7 +268,7 @@ def test_what_is_left_to_mlx(kernels: Kernels) -> None:
         asked.append(sinks)
         return arrays[0]
 
-    attend = attention._attention(mlx_own, *kernels)
+    attend = attention.KernelAttention(mlx_own, *kernels)
     cache = call_after([3, 9])
     queries, keys = mx.zeros((2, 2, 1, 4)), mx.zeros((2, 1, 10, 4))
     attend(queries, keys, keys, cache, scale=1.0, mask=cache.make_mask(1))

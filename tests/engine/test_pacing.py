@@ -10,11 +10,20 @@ from quince.engine.pacing import AIM, ALONE, GRAIN, GRAIN_BY_DEPTH, GROWTH, TARG
 
 class Device:
     """Streams whose step takes ``decode`` seconds run on it. A prompt's token costs ``token`` seconds; a shape that was
-    not seen before ``compiling`` seconds besides, and a process's first one second."""
+    not seen before ``compiling`` seconds besides, but no more than ``known_width`` tokens behind others, and a
+    process's first one second."""
 
-    def __init__(self, *, decode: float, token: float, compiling: float = 0.0, max_tokens: int = 2048) -> None:
-        self.decode, self.token, self.compiling = decode, token, compiling
-        self.pacer = PrefillPacer(max_tokens=max_tokens, token_seconds=20 * token)
+    def __init__(
+        self,
+        *,
+        decode: float,
+        token: float,
+        compiling: float = 0.0,
+        max_tokens: int = 2048,
+        known_width: int | None = None,
+    ) -> None:
+        self.decode, self.token, self.compiling, self.known_width = decode, token, compiling, known_width or 0
+        self.pacer = PrefillPacer(max_tokens=max_tokens, token_seconds=20 * token, known_width=known_width)
         self.shapes: set[tuple[int, int, int, int]] = set()
         for _ in range(10):
             self.pacer.observe_decode(decode)
@@ -26,7 +35,8 @@ class Device:
         while start < length:
             tokens = min(self.pacer.budget(decoding=True, start=start), length - start)
             shape = (1, tokens, start, buffer)
-            compiling = 0.0 if shape in self.shapes else self.compiling if self.shapes else 1.0
+            known = shape in self.shapes or (start > 0 and tokens <= self.known_width)
+            compiling = 0.0 if known else self.compiling if self.shapes else 1.0
             self.shapes.add(shape)
             gaps.append(self.decode + tokens * self.token + compiling)
             self.pacer.observe_prefill(shape[:3], tokens, gaps[-1], decoding=True)
@@ -125,6 +135,25 @@ def test_compiling_that_fills_the_gap_does_not_make_prompts_crawl(token: float, 
         gaps = device.gaps(length, buffer=number)
         assert max(gaps) <= device.decode + compiling + TARGET_GAP / 2
     assert len(gaps) <= 45
+
+
+@pytest.mark.parametrize("compiling", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("token", [5e-6, 18e-6])
+def test_beside_streams_chunks_are_as_wide_as_nothing_is_compiled_for(token: float, compiling: float) -> None:
+    device = Device(decode=0.007, token=token, compiling=compiling, max_tokens=4096, known_width=1024)
+    device.gaps(459)
+    for number in range(5):
+        first, *others = device.gaps(16_000, buffer=number)
+        assert max(others) <= TARGET_GAP
+        assert len(others) <= 18
+
+
+def test_what_nothing_is_compiled_for_is_said_of_each_row_behind_others() -> None:
+    pacer = PrefillPacer(max_tokens=4096, token_seconds=1e-6, known_width=1024)
+    assert pacer.budget(decoding=True, start=5000) == 1024
+    assert pacer.budget(decoding=True, start=5000, rows=2) == 2048
+    assert pacer.budget(decoding=True, start=0) == 4096
+    assert pacer.budget(decoding=False, start=5000) == 4096
 
 
 def by_depth(*seen: tuple[int, int, float], first: float = 1e-4) -> PrefillPacer:

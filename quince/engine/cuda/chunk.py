@@ -10,7 +10,7 @@ BLOCK = 128  # threads; the source's WARP * CHUNK_WARPS
 QUERIES = 128  # of a block, as in the source
 TILE = 64  # columns, as in the source
 HEAD_DIMS = (64, 128)  # more take more registers than threads have
-BLOCKS = 512  # as many as keep a GPU busy; fewer share the columns out among more
+BLOCKS = 256  # as many as keep a GPU busy; fewer share the columns out among more
 SHARE = 512  # columns of a part, at least
 
 

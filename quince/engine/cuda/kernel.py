@@ -53,6 +53,10 @@ class CudaKernel:
             self._works[kind] = self._succeeds(attempt)
         return self._works[kind]
 
+    @property
+    def in_use(self) -> bool:
+        return any(self._works.values())
+
     def _succeeds(self, attempt: Callable[[], None]) -> bool:
         for pause in PAUSES:
             try:
