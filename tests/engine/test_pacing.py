@@ -143,7 +143,7 @@ def test_beside_streams_chunks_are_as_wide_as_nothing_is_compiled_for(token: flo
     device = Device(decode=0.007, token=token, compiling=compiling, max_tokens=4096, known_width=1024)
     device.gaps(459)
     for number in range(5):
-        first, *others = device.gaps(16_000, buffer=number)
+        _, *others = device.gaps(16_000, buffer=number)
         assert max(others) <= TARGET_GAP
         assert len(others) <= 18
 
