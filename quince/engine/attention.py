@@ -32,8 +32,8 @@ LIBRARIES = ("mlx_lm.models.base", "mlx_vlm.models.base")  # whose function of t
 Attention = Callable[..., mx.array]
 
 MANY = 2**14  # columns of all rows: with fewer, and no mask, MLX's kernel is as fast
-# What takes longer by our kernel than by cuDNN's and building that: scores of a layer. And chunks of more tokens are
-# the pieces of long prompts, whose numbers of columns come again.
+# More scores of a layer take longer by our kernel than by cuDNN's and building that (36 layers, heads of 128). And
+# chunks of more tokens are the pieces of long prompts, whose numbers of columns come again.
 MOST_SCORES = 2**30
 WIDEST = 1024
 
@@ -42,8 +42,9 @@ class DecodeKernel(Protocol):
     """Attention of one query over the first ``lengths`` (int32 [rows], none of them 0) columns of each row.
 
     queries [rows, heads, 1, head_dim]; keys and values [rows, key heads, columns, head_dim]; the result is like the
-    queries. In all three, the last axis is contiguous and each head begins at a multiple of 16 bytes. Lazy. ``takes``:
-    whether it is made for such arrays; when it is asked about a kind for the first time, it may compute.
+    queries. In all three, the last axis is contiguous and each vector along it begins at a multiple of 16 bytes: keys
+    and values are slices of contiguous buffers, and models' queries have strides that are multiples of head_dim. Lazy.
+    ``takes``: whether it is made for such arrays; when it is asked about a kind for the first time, it may compute.
     """
 
     def takes(self, queries: mx.array, keys: mx.array, values: mx.array) -> bool: ...

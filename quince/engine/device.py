@@ -42,7 +42,8 @@ def has_rotation_kernel() -> bool:
 
 
 def gains_from_attention_kernels() -> bool:
-    """Whether MLX has none for rows of different lengths, nor for any number of columns: on CUDA (attention.py)."""
+    """Whether MLX has none for rows of different lengths, nor one that serves all numbers of columns: on CUDA
+    (attention.py)."""
     return _is_cuda()
 
 

@@ -189,10 +189,12 @@ def test_which_chunks_are_left_to_mlx(kernels: Kernels, monkeypatch: pytest.Monk
 
     attend = attention.KernelAttention(mlx_own, *kernels)
 
-    def attend_to(width: int, columns: int, mask: mx.array | str = "causal", sinks: mx.array | None = None) -> None:
-        cache = call_after([columns - width], width=width)
-        keys = mx.zeros((1, 2, columns, 4))
-        attend(mx.zeros((1, 4, width, 4)), keys, keys, cache, 1.0, mask, sinks=sinks)
+    def attend_to(
+        width: int, columns: int, mask: mx.array | str = "causal", *, sinks: mx.array | None = None, rows: int = 1
+    ) -> None:
+        cache = call_after([columns - width] * rows, width=width)
+        keys = mx.zeros((rows, 2, columns, 4))
+        attend(mx.zeros((rows, 4, width, 4)), keys, keys, cache, 1.0, mask, sinks=sinks)
 
     attend_to(8, 20)
     assert kernels.chunk.widths == [(8, 20)] and not left
@@ -202,9 +204,10 @@ def test_which_chunks_are_left_to_mlx(kernels: Kernels, monkeypatch: pytest.Monk
     attend_to(8, 20, sinks=mx.zeros(4))
     monkeypatch.setattr(attention, "WIDEST", 8)
     monkeypatch.setattr(attention, "MOST_SCORES", 4 * 8 * 20)
-    attend_to(9, 20)
+    attend_to(9, 17)
     attend_to(8, 21)
-    assert len(left) == 6 and len(kernels.chunk.widths) == 1
+    attend_to(4, 21, rows=2)
+    assert len(left) == 7 and len(kernels.chunk.widths) == 1
     attend_to(8, 20)
     assert len(kernels.chunk.widths) == 2
 

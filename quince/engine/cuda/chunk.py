@@ -9,7 +9,7 @@ from quince.engine.cuda.kernel import CudaKernel, are_alike, check_like_mlx
 BLOCK = 128  # threads; the source's WARP * CHUNK_WARPS
 QUERIES = 128  # of a block, as in the source
 TILE = 64  # columns, as in the source
-HEAD_DIMS = (64, 128)  # more take more registers than threads have
+HEAD_DIMS = (64, 128)  # 128 take all the registers that a thread can have
 BLOCKS = 256  # as many as keep a GPU busy; fewer share the columns out among more
 SHARE = 512  # columns of a part, at least
 
@@ -53,12 +53,13 @@ class CudaChunkKernel(CudaKernel):
         return self.merged(outputs, sums, queries.dtype)
 
     def _try(self, dtype: mx.Dtype, head_dim: int) -> None:
-        columns = 3 * SHARE
+        """Whole and in parts."""
         queries = mx.random.normal((2, 4, 100, head_dim)).astype(dtype)
-        keys, values = (mx.random.normal((2, 2, columns, head_dim)).astype(dtype) for _ in range(2))
         scale = head_dim**-0.5
-        expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
-        check_like_mlx(self(queries, keys, values, scale), expected)
+        for columns in (130, 3 * SHARE):  # with few of them, each of them matters
+            keys, values = (mx.random.normal((2, 2, columns, head_dim)).astype(dtype) for _ in range(2))
+            expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
+            check_like_mlx(self(queries, keys, values, scale), expected)
 
 
 _CALL = """

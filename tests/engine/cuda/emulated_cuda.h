@@ -46,12 +46,14 @@ struct Place {
 };
 static Place threadIdx, blockIdx, gridDim;
 
-// Each thread runs until it waits for others, then the next one does. All of a warp wait as often as each other, so
-// when one is back, its whole warp has come as far.
+// Each thread runs until it waits for others, then the next one of its warp does. All of a warp wait as often as each
+// other, so when one is back, its whole warp has come as far. A warp runs until it waits for the block: what one needs
+// of another without waiting for it is not there, with the warps in the one order or the other.
+static bool last_warp_first;
 constexpr int MOST_THREADS = 256, STACK = 64 << 10;
 static ucontext_t scheduler, contexts[MOST_THREADS];
 static std::vector<char> stacks(MOST_THREADS * STACK);
-static bool ended[MOST_THREADS];
+static bool ended[MOST_THREADS], waiting[MOST_THREADS];
 static int threads, arrived, generation;
 static std::function<void()> kernel;
 
@@ -60,6 +62,19 @@ static void let_others_run() { swapcontext(&contexts[threadIdx.x], &scheduler); 
 static void start() {
   kernel();
   ended[threadIdx.x] = true;
+}
+
+// Each of its threads, up to where it waits; whether any of them waits for its warp only.
+static bool run_warp(int warp) {
+  bool more = false;
+  for (int thread = warp; thread < warp + 32; thread++) {
+    if (ended[thread]) continue;
+    waiting[thread] = false;
+    threadIdx = {thread, 0, 0};
+    swapcontext(&scheduler, &contexts[thread]);
+    more = more || !(ended[thread] || waiting[thread]);
+  }
+  return more;
 }
 
 static void run_block(Place block, int count) {
@@ -74,15 +89,9 @@ static void run_block(Place block, int count) {
     makecontext(&contexts[thread], start, 0);
   }
   blockIdx = block;
-  for (int running = threads; running > 0;) {
-    running = 0;
-    for (int thread = 0; thread < threads; thread++) {
-      if (ended[thread]) continue;
-      running++;
-      threadIdx = {thread, 0, 0};
-      swapcontext(&scheduler, &contexts[thread]);
-    }
-  }
+  while (std::count(ended, ended + threads, true) < threads)
+    for (int turn = 0; turn < threads; turn += 32)
+      while (run_warp(last_warp_first ? threads - 32 - turn : turn)) {}
 }
 
 static void __syncthreads() {
@@ -91,7 +100,10 @@ static void __syncthreads() {
     arrived = 0;
     generation++;
   }
-  while (generation == mine) let_others_run();
+  while (generation == mine) {
+    waiting[threadIdx.x] = true;
+    let_others_run();
+  }
 }
 
 // What each thread of a warp gives the others, and takes of theirs.
@@ -142,7 +154,8 @@ static double error(const Number* query, const Number* keys, const Number* value
     for (int column = 0; column < columns; column++)
       expected += weights[column] / sum * __bfloat162float(values[column * D + i]);
     const double difference = std::fabs(expected - __bfloat162float(out[i]));
-    if (!(difference <= worst)) worst = difference;  // one that is not a number, too
+    if (!std::isfinite(difference)) return INFINITY;
+    worst = max(worst, difference);
   }
   return worst;
 }

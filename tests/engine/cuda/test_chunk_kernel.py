@@ -10,15 +10,15 @@ import mlx.core as mx
 import pytest
 
 from quince.engine.cuda import kernel as kernels
-from quince.engine.cuda.chunk import CudaChunkKernel, parts_for
+from quince.engine.cuda.chunk import BLOCK, QUERIES, TILE, CudaChunkKernel, parts_for
 from quince.engine.cuda.kernel import CudaKernel
 from tests.engine.cuda.emulation import HALF_ULP, emulated_errors
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_its_arithmetic(tmp_path: Path) -> None:
-    errors = emulated_errors("chunk", tmp_path)
-    assert len(errors) == 7
+    errors = emulated_errors("chunk", tmp_path, TILE=TILE, QUERIES=QUERIES, BLOCK=BLOCK)
+    assert len(errors) == 3 * 9
     assert all(error < 2 * HALF_ULP for error in errors), errors
 
 
@@ -65,6 +65,7 @@ def test_what_it_does_not_take_or_cannot_compute(
         (queries, keys, keys.astype(mx.float16)),
         (queries, keys.astype(mx.float16), keys),
         tuple(mx.zeros((2, 2, 9, 256), mx.bfloat16) for _ in range(3)),
+        (queries, mx.zeros((2, 2, 9, 128), mx.bfloat16), mx.zeros((2, 2, 9, 128), mx.bfloat16)),
     ]
     assert not any(kernel.takes(*arrays) for arrays in others)
     assert not caplog.records
@@ -82,3 +83,39 @@ def test_one_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
     keys = mx.zeros((2, 2, 9, 64), mx.bfloat16)
     assert not CudaChunkKernel().takes(keys[:, :, :5], keys, keys)
+
+
+def test_what_is_compiled_and_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried whole and in parts, for each type and size of heads once: nothing is compiled in the middle of
+    others' answers."""
+    memory: dict[str, int] = {}
+    calls: list[tuple[str, Any, Any]] = []
+
+    def compiled(name: str, *_: Any, shared_memory: int = 0) -> Any:
+        memory[name] = shared_memory
+
+        def run(
+            grid: tuple[int, int, int], output_shapes: list[tuple[int, ...]], threadgroup: object, **_: Any
+        ) -> list[mx.array]:
+            calls.append((name, grid, threadgroup))
+            return [mx.zeros(shape) for shape in output_shapes]
+
+        return run
+
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(compiled))
+    monkeypatch.setattr(mx, "allclose", lambda *_, **__: mx.array(True))
+    kernel = CudaChunkKernel()
+    assert memory == {"merge": 0, "chunk_64": (128 + 4 * 64) * 64 * 2, "chunk_128": (128 + 4 * 64) * 128 * 2}
+    for dtype, head_dim in [(mx.bfloat16, 64), (mx.float16, 64), (mx.bfloat16, 128), (mx.bfloat16, 64)]:
+        keys = mx.zeros((1, 2, 9, head_dim), dtype)
+        assert kernel.takes(mx.zeros((1, 6, 5, head_dim), dtype), keys, keys)
+    tried = [call[0] for call in calls]
+    assert tried == ["chunk_64", "merge"] * 4 + ["chunk_128", "merge"] * 2
+    calls.clear()
+    keys = mx.zeros((3, 2, 5000, 64), mx.bfloat16)
+    kernel(mx.zeros((3, 6, 50, 64), mx.bfloat16), keys, keys, 0.5)
+    # Two blocks for 150 queries of each of 6 key heads; 12 in all, so that each part is of 512 columns or more.
+    assert calls == [
+        ("chunk_64", (2 * 128, 9, 6), (128, 1, 1)),
+        ("merge", (3 * 6 * 50 * 64, 1, 1), (64, 1, 1)),
+    ]
