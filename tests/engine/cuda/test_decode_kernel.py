@@ -52,40 +52,10 @@ def test_on_cuda(dtype: mx.Dtype, heads: int, key_heads: int, head_dim: int, col
         assert mx.allclose(found[row : row + 1].astype(mx.float32), expected, atol=4 * HALF_ULP)
 
 
-def test_what_it_does_not_take_or_cannot_compute(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(**_: Any) -> list[mx.array]:
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_: fails))
-    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
-    kernel = CudaDecodeKernel()  # says nothing until it is used
-    queries, keys = mx.zeros((2, 4, 1, 64), mx.bfloat16), mx.zeros((2, 2, 9, 64), mx.bfloat16)
-    others = [
-        (queries[:, :, 0], keys, keys),
-        (mx.zeros((2, 4, 3, 64), mx.bfloat16), keys, keys),
-        (queries, keys, keys[..., :32]),
-        (queries.astype(mx.float32), keys.astype(mx.float32), keys.astype(mx.float32)),
-        (queries, keys, keys.astype(mx.float16)),
-        (queries[..., :32], keys[..., :32], keys[..., :32]),
-    ]
-    assert not any(kernel.takes(*arrays) for arrays in others)
-    assert not caplog.records
-    assert not kernel.takes(queries, keys, keys)
-    assert not kernel.takes(queries, keys, keys)
-    (record,) = caplog.records  # tried once
-    assert "without a kernel of their own: no compiler" in record.message
-
-
-def test_one_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def zeros(output_shapes: list[tuple[int, ...]], **_: Any) -> list[mx.array]:
-        return [mx.zeros(shape) for shape in output_shapes]
-
-    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_: zeros))
-    monkeypatch.setattr(kernels, "PAUSES", (0.0, 0.0))
+def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaKernel, "compiled", staticmethod(lambda *_: None))
     keys = mx.zeros((2, 2, 9, 64), mx.bfloat16)
-    assert not CudaDecodeKernel().takes(keys[:, :, :1], keys, keys)
+    assert not CudaDecodeKernel().takes(mx.zeros((2, 4, 3, 64), mx.bfloat16), keys, keys)
 
 
 @pytest.mark.parametrize("group", [1, 2, 5, 8, 128])
