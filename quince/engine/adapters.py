@@ -18,7 +18,6 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.utils import load_adapters
 
 from quince.engine.batch_cache import BatchCache
@@ -100,6 +99,8 @@ class AdaptedLayer(Module):
 
     @property
     def stackable(self) -> bool:
+        from mlx_lm.tuner.lora import LoRALinear  # imports transformers, which an engine without adapters does not need
+
         return all(type(layer) is LoRALinear for _, layer in self._adapted)
 
     def stack(self) -> None:

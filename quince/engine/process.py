@@ -23,6 +23,7 @@ import msgspec
 from quince.engine.disk_files import identity
 from quince.engine.disk_tier import DiskTier
 from quince.engine.ipc import EngineSocket, remove_socket
+from quince.engine.lean_import import import_loader
 from quince.engine.messages import (
     Abort,
     AddRequest,
@@ -98,6 +99,7 @@ def _exit_with_parent(address: str, ending: _Ending) -> None:
 def _load(config: EngineConfig, socket: EngineSocket, ending: _Ending) -> EngineServer | None:
     """Load the model and report it, or report why not."""
     hide_pytorch()  # images are preprocessed elsewhere, by processors that may want it
+    import_loader()
     make = _make_generating if config.task is Task.GENERATE else _make_pooling
     try:
         core, ready = make(config, socket.wake)
