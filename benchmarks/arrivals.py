@@ -26,7 +26,8 @@ STRETCH = 250  # pieces of an answer that count as the same place
 
 class Arrivals(msgspec.Struct, kw_only=True):
     """One measurement. Gaps are the running streams', in ms, from the first arrival to the end of the last one;
-    ``in_target`` is the share of them that keep the target."""
+    ``in_target`` is the share of them that keep the target; ``afterwards`` the time of a token once the last arrival
+    has ended, relative to that at the same places of undisturbed answers."""
 
     contender: str
     repeat: int
@@ -35,6 +36,7 @@ class Arrivals(msgspec.Struct, kw_only=True):
     gap_p99: float
     gap_max: float
     in_target: float
+    afterwards: float
     gaps: int
     ttft_p50: float
     problems: list[str]
@@ -52,10 +54,9 @@ def measure(
         arriving = _arriving(options, seed, images)
         for contender in who:
             undisturbed = _run(options, contender, seed=seed, arriving=[])
-            targets = _targets(undisturbed)
             for clients in ([], arriving):
                 results = _run(options, contender, seed=seed + 1, arriving=clients) if clients else undisturbed
-                measured = _summarise(options, (contender.name, repeat, bool(clients)), results, targets)
+                measured = _summarise(options, (contender.name, repeat, bool(clients)), results, undisturbed)
                 print(measured, file=sys.stderr, flush=True)
                 yield measured
 
@@ -90,8 +91,9 @@ def _summarise(
     options: argparse.Namespace,
     labels: tuple[str, int, bool],
     results: Sequence[RequestResult],
-    targets: Sequence[float],
+    undisturbed: Sequence[RequestResult],
 ) -> Arrivals:
+    targets = _targets(undisturbed)
     running = [r for r in results if r.tag == RUNNING]
     arriving = [r for r in results if r.tag == ARRIVING]
     start = min(r.sent for r in running) + options.arrival_delay
@@ -115,10 +117,22 @@ def _summarise(
         gap_p99=quantile(found, 0.99),
         gap_max=max(found, default=float("nan")),
         in_target=sum(kept) / len(kept) if kept else float("nan"),
+        afterwards=_afterwards(running, undisturbed, until),
         gaps=len(found),
         ttft_p50=quantile([1000 * (r.times[0] - r.sent) for r in arriving if r.times], 0.5),
         problems=problems,
     )
+
+
+def _afterwards(running: Sequence[RequestResult], undisturbed: Sequence[RequestResult], since: float) -> float:
+    """Seconds per piece after ``since``, relative to the undisturbed ones; not a number if there are none."""
+    own = other = 0.0
+    for result, usual in zip(running, undisturbed, strict=True):
+        places = [place for place, time in enumerate(result.times[: len(usual.times)]) if time >= since]
+        if places:
+            own += result.times[places[-1]] - result.times[places[0]]
+            other += usual.times[places[-1]] - usual.times[places[0]]
+    return own / other if other else float("nan")
 
 
 def table(measured: Sequence[Arrivals]) -> str:
@@ -130,16 +144,17 @@ def table(measured: Sequence[Arrivals]) -> str:
         "max ms",
         "p99 / p50",
         "in target",
+        "afterwards",
         "TTFT p50 of arrivals ms",
     )
     rows = []
     for name, arriving in dict.fromkeys((m.contender, m.arriving) for m in measured):
         own = [m for m in measured if (m.contender, m.arriving) == (name, arriving)]
-        fields = ("gap_p50", "gap_p99", "gap_max", "in_target", "ttft_p50")
-        p50, p99, top, kept, ttft = (quantile([getattr(m, field) for m in own], 0.5) for field in fields)
+        fields = ("gap_p50", "gap_p99", "gap_max", "in_target", "afterwards", "ttft_p50")
+        p50, p99, top, kept, later, ttft = (quantile([getattr(m, field) for m in own], 0.5) for field in fields)
         ratio = quantile([m.gap_p99 / m.gap_p50 for m in own if m.gap_p50], 0.5)
-        first = f"{ttft:.0f}" if arriving else "-"
+        last = [f"{later:.3f}", f"{ttft:.0f}"] if arriving else ["-", "-"]
         cells = [name, "yes" if arriving else "none"]
-        rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", f"{100 * kept:.2f} %", first])
+        rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", f"{100 * kept:.2f} %", *last])
     problems = sorted({problem for m in measured for problem in m.problems})
     return "\n".join([report.table(header, rows), "", *(f"PROBLEM: {problem}" for problem in problems[:10])])
