@@ -26,8 +26,8 @@ STRETCH = 250  # pieces of an answer that count as the same place
 
 class Arrivals(msgspec.Struct, kw_only=True):
     """One measurement. Gaps are the running streams', in ms, from the first arrival to the end of the last one;
-    ``in_target`` is the share of them that keep the target; ``afterwards`` the time of a token once the last arrival
-    has ended, relative to that at the same places of undisturbed answers."""
+    ``in_target`` is the share of them that keep the target. ``afterwards``: the median gap once the last arrival has
+    ended, relative to that before the first one; 1 is what it grows by undisturbed."""
 
     contender: str
     repeat: int
@@ -117,22 +117,29 @@ def _summarise(
         gap_p99=quantile(found, 0.99),
         gap_max=max(found, default=float("nan")),
         in_target=sum(kept) / len(kept) if kept else float("nan"),
-        afterwards=_afterwards(running, undisturbed, until),
+        afterwards=_afterwards(running, undisturbed, start, until),
         gaps=len(found),
         ttft_p50=quantile([1000 * (r.times[0] - r.sent) for r in arriving if r.times], 0.5),
         problems=problems,
     )
 
 
-def _afterwards(running: Sequence[RequestResult], undisturbed: Sequence[RequestResult], since: float) -> float:
-    """Seconds per piece after ``since``, relative to the undisturbed ones; not a number if there are none."""
-    own = other = 0.0
-    for result, usual in zip(running, undisturbed, strict=True):
-        places = [place for place, time in enumerate(result.times[: len(usual.times)]) if time >= since]
-        if places:
-            own += result.times[places[-1]] - result.times[places[0]]
-            other += usual.times[places[-1]] - usual.times[places[0]]
-    return own / other if other else float("nan")
+def _afterwards(
+    running: Sequence[RequestResult], undisturbed: Sequence[RequestResult], until: float, since: float
+) -> float:
+    """Whether streams that have made room are as fast again. Two runs' streams are not alike, so each is compared with
+    itself: by how much gaps have grown from before ``until`` to after ``since``, and at these places undisturbed."""
+    growth = []
+    for results in (running, undisturbed):
+        before, after = [], []
+        for result, disturbed in zip(results, running, strict=True):
+            for (start, end), now in zip(itertools.pairwise(result.times), disturbed.times[1:], strict=False):
+                if now < until:
+                    before.append(end - start)
+                elif now > since:
+                    after.append(end - start)
+        growth.append(quantile(after, 0.5) / quantile(before, 0.5))
+    return growth[0] / growth[1]
 
 
 def table(measured: Sequence[Arrivals]) -> str:
