@@ -39,6 +39,7 @@ from quince.engine.decode_group import DecodeGroup
 from quince.engine.forward import Forward
 from quince.engine.host_arrays import HostArrays
 from quince.engine.kv_layout import KVQuantization
+from quince.engine.prefill import rounded_width
 from quince.engine.sampler import Sampled
 from quince.engine.snapshots import SnapshotStore
 from quince.engine.structured import Constraint
@@ -288,7 +289,8 @@ class ModelRunner:
     def _start_prefill(self, chunks: list[PrefillChunk]) -> _Prefill:
         """A row for every chunk: empty, or what was restored."""
         longest = max(chunk.length for chunk in chunks) + 1  # one more, for the first step of decoding
-        cache = self._new_cache(max_width=self._prefill_chunk_size, expected_length=longest)
+        widest = rounded_width(max(chunk.length - chunk.start for chunk in chunks))
+        cache = self._new_cache(max_width=min(widest, self._prefill_chunk_size), expected_length=longest)
         if all(chunk.start == 0 for chunk in chunks):
             cache.add_empty_rows(len(chunks))
         else:
