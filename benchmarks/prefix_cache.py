@@ -230,7 +230,7 @@ def parse() -> argparse.Namespace:
     add("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     add("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="'edited' needs 'agent' before it")
     add("--conversations", type=int, default=1, help="of 'agent'")
-    add("--system-tokens", type=int, default=3500, help="words of the agent's system prompt, one token each")
+    add("--system-tokens", type=int, default=4000, help="words of the agent's system prompt, one token each")
     add("--turn-tokens", type=int, default=60, help="words of every message")
     add("--answer-tokens", type=int, default=24)
     add("--turns", type=int, default=10)
