@@ -150,15 +150,16 @@ def save_points(boundaries: Iterable[int], start: int, end: int, interval: int) 
     """Where to take snapshots while the tokens from ``start`` to ``end`` are computed, ascending; ``end`` is one.
 
     The first and the last boundary (the end of the system prompt, the end of the conversation) always are; those
-    between if they are not close to another; and, besides, multiples of ``interval``, which prompts with one beginning
-    share.
+    between if they are not close to another, or to ``start``; and, besides, multiples of ``interval``, which prompts
+    with one beginning share.
     """
-    inner = sorted({boundary for boundary in boundaries if start < boundary < end})
+    inside = sorted({boundary for boundary in boundaries if 0 < boundary < end})
+    always = {*inside[:1], *inside[-1:], end}
     points: list[int] = []
     last = start
-    for number, boundary in enumerate([*inner, end]):
+    for boundary in (*(boundary for boundary in inside if boundary > start), end):
         points += range(last - last % interval + interval, boundary, interval)
-        if number in (0, len(inner) - 1, len(inner)) or boundary - last >= interval // 4:
+        if boundary in always or boundary - last >= interval // 4:
             points.append(boundary)
             last = boundary
     return sorted(set(points))
