@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -26,8 +28,8 @@ STRETCH = 250  # pieces of an answer that count as the same place
 
 class Arrivals(msgspec.Struct, kw_only=True):
     """One measurement. Gaps are the running streams', in ms, from the first arrival to the end of the last one;
-    ``in_target`` is the share of them that keep the target. ``afterwards``: the median gap once the last arrival has
-    ended, relative to that before the first one; 1 is what it grows by undisturbed."""
+    ``in_target`` is the share of them that keep the target. ``afterwards``: the mean time of a token once the last
+    arrival has ended, relative to that before the first one; 1 is what it grows by undisturbed."""
 
     contender: str
     repeat: int
@@ -125,21 +127,37 @@ def _summarise(
 
 
 def _afterwards(
-    running: Sequence[RequestResult], undisturbed: Sequence[RequestResult], until: float, since: float
+    running: Sequence[RequestResult], undisturbed: Sequence[RequestResult], first_arrival: float, last_end: float
 ) -> float:
-    """Whether streams that have made room are as fast again. Two runs' streams are not alike, so each is compared with
-    itself: by how much gaps have grown from before ``until`` to after ``since``, and at these places undisturbed."""
+    """Whether streams that have made room are as fast again. Two runs' streams are not alike, so each run is compared
+    with itself: by how much a token's time has grown from before the arrivals to after them, and undisturbed from and
+    to the same places. Not a number if there is nothing before or after."""
     growth = []
     for results in (running, undisturbed):
-        before, after = [], []
+        before, after = _TokenTime(), _TokenTime()
         for result, disturbed in zip(results, running, strict=True):
-            for (start, end), now in zip(itertools.pairwise(result.times), disturbed.times[1:], strict=False):
-                if now < until:
-                    before.append(end - start)
-                elif now > since:
-                    after.append(end - start)
-        growth.append(quantile(after, 0.5) / quantile(before, 0.5))
+            pieces = zip(result.times, result.times[1:], result.counts[1:], disturbed.times[1:], strict=False)
+            for start, end, tokens, now in pieces:
+                if now < first_arrival:
+                    before.add(end - start, tokens)
+                elif now > last_end:
+                    after.add(end - start, tokens)
+        growth.append(after.mean / before.mean)
     return growth[0] / growth[1]
+
+
+@dataclass
+class _TokenTime:
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def add(self, seconds: float, tokens: int) -> None:
+        self.seconds += seconds
+        self.tokens += tokens
+
+    @property
+    def mean(self) -> float:
+        return self.seconds / self.tokens if self.tokens else float("nan")
 
 
 def table(measured: Sequence[Arrivals]) -> str:
@@ -157,9 +175,10 @@ def table(measured: Sequence[Arrivals]) -> str:
     rows = []
     for name, arriving in dict.fromkeys((m.contender, m.arriving) for m in measured):
         own = [m for m in measured if (m.contender, m.arriving) == (name, arriving)]
-        fields = ("gap_p50", "gap_p99", "gap_max", "in_target", "afterwards", "ttft_p50")
-        p50, p99, top, kept, later, ttft = (quantile([getattr(m, field) for m in own], 0.5) for field in fields)
+        fields = ("gap_p50", "gap_p99", "gap_max", "in_target", "ttft_p50")
+        p50, p99, top, kept, ttft = (quantile([getattr(m, field) for m in own], 0.5) for field in fields)
         ratio = quantile([m.gap_p99 / m.gap_p50 for m in own if m.gap_p50], 0.5)
+        later = quantile([m.afterwards for m in own if not math.isnan(m.afterwards)], 0.5)
         last = [f"{later:.3f}", f"{ttft:.0f}"] if arriving else ["-", "-"]
         cells = [name, "yes" if arriving else "none"]
         rows.append([*cells, f"{p50:.2f}", f"{p99:.2f}", f"{top:.1f}", f"{ratio:.2f}", f"{100 * kept:.2f} %", *last])

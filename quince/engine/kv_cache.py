@@ -2,7 +2,8 @@
 
 A token at position p of its row stands in column p (modulo the ring's size for a sliding window). Rows start at column
 0 whatever their length, so a row joins or leaves by touching itself alone, and a position is read in the same order
-alone and in a batch.
+alone and in a batch; but for a ring that has come round, whose order depends on its size, that is on how much the
+prompts that are computed together still have to come. That moves sums by their rounding.
 
 Invariants
 - A call of the model is framed by ``RowPositions.begin`` and ``commit``; all layers of a batch share one.

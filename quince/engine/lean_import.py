@@ -1,10 +1,12 @@
 """Imports mlx-lm's loader without what mlx-lm tokenizes, generates and downloads with: an engine does none of it here.
 
-That is transformers, huggingface_hub and what they import, two thirds of an engine process's start otherwise.
+That is transformers, huggingface_hub and what they import, half of an engine process's start otherwise. Nothing of
+mlx-lm is changed (docs/architecture.md says why this is done).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -32,15 +34,14 @@ def import_loader() -> None:
     sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
     stand_ins = {name: _Absent(name) for name in ABSENT if name not in sys.modules}
     sys.modules.update(stand_ins)
-    try:
+    with contextlib.suppress(Exception):  # what is wrong with all of it, its own import will tell
         importlib.import_module(LOADER)
-    except (ImportError, AttributeError, TypeError, RuntimeError) as error:
-        logger.info("mlx-lm is imported whole: %s", error)
+    for name in stand_ins:
+        sys.modules.pop(name, None)
+    if LOADER not in sys.modules:
+        logger.info("this version of mlx-lm is imported whole")
         for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
             del sys.modules[name]
-    finally:
-        for name in stand_ins:
-            sys.modules.pop(name, None)
 
 
 class _Absent(ModuleType):

@@ -17,6 +17,7 @@ MAX_DRAG = 2048  # tokens that a lane may read in vain, besides as many as its o
 # Widths that come again: so many between each power of two and the next, but none closer than MIN_STEP.
 WIDTHS_PER_OCTAVE = 8
 MIN_STEP = 16
+APART = 16  # tokens between two snapshots, at least, but for those that are always taken
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,17 @@ class PrefillLanes:
 def save_points(boundaries: Iterable[int], start: int, end: int, interval: int) -> list[int]:
     """Where to take snapshots while the tokens from ``start`` to ``end`` are computed, ascending; ``end`` is one.
 
-    The first and the last boundary (the end of the system prompt, the end of the conversation) always are; those
-    between if they are not close to another, or to ``start``; and, besides, multiples of ``interval``, which prompts
-    with one beginning share.
+    The first and the last boundary (the end of the system prompt, the end of the conversation) always are, and the next
+    one if it is not right behind ``start``, where there is one already (a turn begins with the few tokens that close an
+    answer); those between if they are not close to another; and, besides, multiples of ``interval``, which prompts with
+    one beginning share.
     """
     inside = sorted({boundary for boundary in boundaries if 0 < boundary < end})
-    always = {*inside[:1], *inside[-1:], end}
+    to_come = [boundary for boundary in inside if boundary > start]
+    always = {*inside[:1], *inside[-1:], end, *(boundary for boundary in to_come[:1] if boundary - start >= APART)}
     points: list[int] = []
     last = start
-    for boundary in (*(boundary for boundary in inside if boundary > start), end):
+    for boundary in (*to_come, end):
         points += range(last - last % interval + interval, boundary, interval)
         if boundary in always or boundary - last >= interval // 4:
             points.append(boundary)

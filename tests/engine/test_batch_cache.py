@@ -130,6 +130,18 @@ def test_a_sliding_window_keeps_no_more_than_its_window_and_chunk() -> None:
     assert columns == {config["sliding_window"] + 8 - 1, 2 * COLUMN_STEP}
 
 
+def test_a_turn_behind_what_is_kept_has_a_ring_for_its_own_tokens() -> None:
+    """Not for the widest chunk: a model of windows would read, and hold, several times as much."""
+    engine = make_core(tiny_models.build("gemma3_text"), prefill_chunk_size=1024, prefix_cache_bytes=2**24)
+    prompt = [number % 50 + 3 for number in range(200)]
+    answer = run(engine, [AddRequest("first", prompt, SamplingParams(max_tokens=4))])["first"]
+    turn = [*prompt, *answer.token_ids, *[7] * 10]
+    engine.add(AddRequest("turn", turn, SamplingParams(max_tokens=4)))
+    engine.step()
+    whole_rings = engine.scheduler.memory.row_bytes(len(turn))
+    assert 0 < engine.runner.kv_bytes < 0.6 * whole_rings  # half of the layers keep everything
+
+
 def test_answers_do_not_change_when_room_is_given_back() -> None:
     model = tiny_models.build("qwen3")
     requests = [

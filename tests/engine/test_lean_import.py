@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 IMPORT = """
 import importlib, sys
 from quince.engine.lean_import import import_loader
@@ -14,7 +16,7 @@ import_loader()
 """
 # A package that looks like mlx-lm; {loader} is the loader's code.
 SOURCES = {
-    "mlx_lm/__init__.py": "import mlx_lm.tokenizer_utils\nwhole = True\n",
+    "mlx_lm/__init__.py": "whole = True\n",
     "mlx_lm/tokenizer_utils.py": "class TokenizerWrapper:\n    pass\n",
 }
 
@@ -60,10 +62,19 @@ def test_the_absent_is_no_silent_nothing() -> None:
     assert run("if True:" + code) == "an engine process has no tokenizers and downloads nothing"
 
 
-def test_a_loader_that_needs_more_than_names_is_imported_whole(tmp_path: Path) -> None:
-    loader = "from .tokenizer_utils import TokenizerWrapper\nwrapper = TokenizerWrapper()\n"
-    code = "import mlx_lm, mlx_lm.utils; print(mlx_lm.whole, type(mlx_lm.utils.wrapper).__module__)"
-    assert run(code, path=fake(tmp_path, loader)) == "True mlx_lm.tokenizer_utils"
+@pytest.mark.parametrize(
+    "needs",
+    [
+        "from .tokenizer_utils import TokenizerWrapper\nTokenizerWrapper()",
+        "import huggingface_hub\nhuggingface_hub.__version__",
+        "from huggingface_hub.utils import are_progress_bars_disabled",
+        "import sys\nif 'mlx_lm.tokenizer_utils' in sys.modules and not hasattr(sys.modules['mlx_lm'], 'whole'):\n"
+        "    raise ValueError('for whatever reason')",
+    ],
+)
+def test_a_loader_that_needs_more_than_names_is_imported_whole(needs: str, tmp_path: Path) -> None:
+    code = "import mlx_lm, mlx_lm.utils; print(mlx_lm.whole, mlx_lm.utils.loaded)"
+    assert run(code, path=fake(tmp_path, f"{needs}\nloaded = 'yes'\n")) == "True yes"
 
 
 def test_a_loader_that_needs_names_alone_is_not(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ SYSTEM, FIRST, SECOND, THIRD = 4000, 4030, 4200, 4260  # where messages end
     [
         (0, [512, 1024, 1536, 2048, 2560, 3072, 3584, SYSTEM, 4096, SECOND, THIRD, 4264]),
         (3800, [SYSTEM, 4096, SECOND, THIRD, 4264]),
+        (SYSTEM - 5, [SYSTEM, 4096, SECOND, THIRD, 4264]),
         # A turn behind an answer: one more step for the few tokens that close it would be the longest wait of all.
         (FIRST - 3, [4096, SECOND, THIRD, 4264]),
+        # Behind what the model thought, which is not said again, an answer is one message more.
+        (FIRST - 20, [FIRST, 4096, SECOND, THIRD, 4264]),
         (SECOND - 3, [THIRD, 4264]),
         (THIRD - 3, [THIRD, 4264]),
         (4264, [4264]),
