@@ -48,9 +48,8 @@ class RowPositions:
         self._next: list[int] = []
         self._device: mx.array | None = None  # the array form of ``lengths``, when a call has left one
         self._masks: dict[tuple[int | None, int | None], mx.array] = {}
-        self._columns: dict[int | None, mx.array] = {}
         self._filled: dict[int | None, mx.array] = {}
-        self._places: dict[tuple[int, int | None], tuple[mx.array, mx.array, mx.array]] = {}
+        self._places: dict[tuple[int, int, int | None], mx.array] = {}
 
     @property
     def uniform(self) -> bool:
@@ -64,7 +63,6 @@ class RowPositions:
         self.end = max(lengths) + width
         self._next = [length + width for length in lengths]
         self._masks.clear()
-        self._columns.clear()
         self._filled.clear()
         self._places.clear()
         if lengths.count(lengths[0]) == len(lengths):
@@ -91,19 +89,16 @@ class RowPositions:
         before = self.before if isinstance(self.before, mx.array) else mx.array([self.before])
         return before[:, None] + mx.arange(self.width)[None]
 
-    def columns(self, ring: int | None) -> mx.array:
-        """The columns that the current call writes, [rows or 1, 1, width, 1]."""
-        if ring not in self._columns:
-            positions = self.written_positions()[:, None, :, None]
-            self._columns[ring] = positions % ring if ring is not None and self.end > ring else positions
-        return self._columns[ring]
-
-    def places(self, heads: int, ring: int | None) -> tuple[mx.array, mx.array, mx.array]:
-        """The same as indices of [rows, heads, columns], each of them broadcast to [rows, heads, width]."""
-        key = (heads, ring)
+    def places(self, heads: int, columns: int, ring: int | None) -> mx.array:
+        """Where the current call writes, for rows of different lengths: which vectors of a buffer with so many
+        ``columns``, counted through its rows, heads and columns, int32 [rows * heads * width, 1]."""
+        key = (heads, columns, ring)
         if key not in self._places:
-            rows = mx.arange(len(self.lengths))[:, None, None]
-            self._places[key] = (rows, mx.arange(heads)[None, :, None], self.columns(ring)[..., 0])
+            positions = self.written_positions()
+            if ring is not None and self.end > ring:
+                positions = positions % ring
+            firsts = mx.arange(len(self.lengths) * heads).reshape(-1, heads, 1) * columns
+            self._places[key] = (firsts + positions[:, None]).reshape(-1, 1)
         return self._places[key]
 
     def mask(self, window: int | None, ring: int | None) -> mx.array:
@@ -241,16 +236,16 @@ class RowKVCache:
             buffer[rows, :, columns] = part
 
     def _scatter(self, parts: list[mx.array]) -> None:
-        """Write each row at its own columns."""
-        rows, heads = parts[0].shape[:2]
-        if rows == self._buffers[0].shape[0]:
-            index = self._positions.columns(self._ring)
-            written = zip(self._buffers, parts, strict=True)
-            self._buffers = [mx.put_along_axis(buffer, index, part, axis=2) for buffer, part in written]
-        else:
-            where = self._positions.places(heads, self._ring)
-            for buffer, part in zip(self._buffers, parts, strict=True):
-                buffer[where] = part
+        """Write each row at its own columns.
+
+        Along one axis, so that buffers may have room for more rows; a buffer that nobody else holds stays in place.
+        """
+        heads, columns = self._buffers[0].shape[1:3]
+        where = self._positions.places(heads, columns, self._ring)
+        self._buffers = [
+            mx.put_along_axis(_vectors(buffer), where, _vectors(part), axis=0).reshape(buffer.shape)
+            for buffer, part in zip(self._buffers, parts, strict=True)
+        ]
 
     def _spans(self, start: int, count: int) -> Iterator[tuple[int, int]]:
         """The contiguous runs of columns, (first column, how many), that hold positions start .. start+count."""
@@ -416,6 +411,11 @@ def _grown(old: mx.array | None, like: mx.array, rows: int, columns: int) -> mx.
     if old is not None:
         new[: old.shape[0], :, : old.shape[2]] = old
     return new
+
+
+def _vectors(array: mx.array) -> mx.array:
+    """All but the last axis as one."""
+    return array.reshape(-1, array.shape[-1])
 
 
 def _joined(pieces: list[mx.array]) -> mx.array:

@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 from quince.engine.batch_cache import BatchCache, RowChange
+from quince.engine.kv_cache import RowKVCache, RowPositions
 from quince.engine.kv_layout import COLUMN_STEP
 from quince.engine.messages import AddRequest
 from quince.sampling import SamplingParams
@@ -151,3 +152,30 @@ def test_answers_do_not_change_when_room_is_given_back() -> None:
     answers = run(make_core(model, prefill_chunk_size=1024), requests)
     for request in requests:
         assert answers[request.request_id].token_ids == run_alone(model, request).token_ids
+
+
+@pytest.mark.parametrize("room", [3, 5])
+def test_rows_of_different_lengths_are_written_in_place(room: int) -> None:
+    """Whether or not there is room for more rows."""
+    positions = RowPositions()
+    cache = RowKVCache(positions, window=None, max_width=1)
+    positions.set_rows([5, 70, 9])
+    keys = mx.arange(3.0)[:, None, None, None] + mx.zeros((3, 2, 1, 64))
+    cache._buffers = [mx.zeros((room, 2, COLUMN_STEP, 64)) for _ in range(2)]
+    mx.eval(cache.state)
+    size = cache.nbytes // 2
+    for step in range(3):
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        positions.begin(1, None)
+        cache.update_and_fetch(keys + step + 1, -keys)
+        mx.eval(cache.state)
+        positions.commit()
+        assert mx.get_peak_memory() - before < size
+    assert cache.keys is not None
+    written = mx.sum(cache.keys[:, :, :, 0], axis=1)
+    expected = mx.zeros((room, COLUMN_STEP))
+    for row, length in enumerate((5, 70, 9)):
+        for step in range(3):
+            expected[row, length + step] = 2 * (row + step + 1)
+    assert mx.array_equal(written, expected)
