@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 from llguidance import LLMatcher
 
 from quince.engine.attention import widest_chunk
 from quince.engine.batch import Batch
-from quince.engine.device import builds_kernels_by_size, compiles_kernels, memory_budget
+from quince.engine.batch_cache import BatchCache
+from quince.engine.cuda.sample import DTYPES, CudaSampleKernel
+from quince.engine.device import builds_kernels_by_size, compiles_kernels, gains_from_kernels, memory_budget
 from quince.engine.disk_cache import DiskCache
 from quince.engine.disk_tier import DiskTier
 from quince.engine.forward import Forward
@@ -27,6 +30,7 @@ from quince.engine.pacing import PrefillPacer
 from quince.engine.prefill import LaneRules
 from quince.engine.prefix_cache import PrefixCache
 from quince.engine.request import Request
+from quince.engine.sampler import SampleKernel
 from quince.engine.scheduler import Scheduler, SchedulerConfig
 from quince.engine.structured import Constraint, GrammarCompiler
 from quince.engine.support import Costs, measure, probe, quantization_error
@@ -73,10 +77,10 @@ def make_core(
     runner = ModelRunner(
         forward,
         vocab_size,
+        partial(BatchCache, forward, mask_axes=support.mask_axes, quantization=quantization),
         prefill_chunk_size=chunk,
-        mask_axes=support.mask_axes,
-        quantization=quantization,
         write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
+        sample_kernel=_sample_kernel(),
     )
     budget = _limit_memory(config)
     step_tokens = _step_tokens(costs, config, budget - mx.get_active_memory())
@@ -127,6 +131,16 @@ def _check_quantization(forward: Forward, vocab_size: int, quantization: KVQuant
             f"this model cannot keep keys and values in {bits} bits by groups of {group_size}: {reason}"
         ) from reason
     logger.info("keys and values in %d bits move the logits by %.2g %% of their size", quantization.bits, 100 * error)
+
+
+def _sample_kernel() -> SampleKernel | None:
+    """Compiled and tried now, not when the first request needs it; None where MLX's operations do as well."""
+    if not gains_from_kernels():
+        return None
+    kernel = CudaSampleKernel()
+    for dtype in DTYPES:
+        kernel.takes(mx.zeros((1, 1), dtype))
+    return kernel
 
 
 def _limit_memory(config: CoreConfig) -> int:

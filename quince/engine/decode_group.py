@@ -11,7 +11,7 @@ from quince.engine.batch import DecodeRow
 from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.forward import Forward
 from quince.engine.penalties import RowHistory
-from quince.engine.sampler import Sampled, Sampler
+from quince.engine.sampler import Sampled, SampleKernel, Sampler
 from quince.sampling import SamplingParams
 
 
@@ -48,10 +48,10 @@ class Row:
 class DecodeGroup:
     """``change`` its rows between steps; a step is ``forward`` and then ``sample``, both lazy."""
 
-    def __init__(self, cache: BatchCache) -> None:
+    def __init__(self, cache: BatchCache, sample_kernel: SampleKernel | None = None) -> None:
         self.cache = cache
         self.rows: list[Row] = []
-        self._sampler = Sampler()
+        self._sampler = Sampler(sample_kernel)
         self._tokens: mx.array | None = None
         self._rows_changed = False
 

@@ -41,9 +41,8 @@ def has_rotation_kernel() -> bool:
     return bool(mx.default_device().type == mx.gpu)
 
 
-def gains_from_attention_kernels() -> bool:
-    """Whether MLX has none for rows of different lengths, nor one that serves all numbers of columns: on CUDA
-    (attention.py)."""
+def gains_from_kernels() -> bool:
+    """Whether kernels of our own do what MLX has none for, or many: on CUDA (attention.py, sampler.py)."""
     return _is_cuda()
 
 

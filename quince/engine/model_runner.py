@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import mlx.core as mx
 import msgspec
@@ -38,9 +38,8 @@ from quince.engine.batch_cache import BatchCache, RowChange
 from quince.engine.decode_group import DecodeGroup
 from quince.engine.forward import Forward
 from quince.engine.host_arrays import HostArrays
-from quince.engine.kv_layout import KVQuantization
 from quince.engine.prefill import rounded_width
-from quince.engine.sampler import Sampled
+from quince.engine.sampler import Sampled, SampleKernel
 from quince.engine.snapshots import SnapshotStore
 from quince.engine.structured import Constraint
 from quince.engine.token_masks import TokenMasks
@@ -96,6 +95,12 @@ class _Launched:
         return [token for part in self.parts for token in part.tokens()]
 
 
+class NewCache(Protocol):
+    """A BatchCache for the runner's model."""
+
+    def __call__(self, *, max_width: int, expected_length: int = 0) -> BatchCache: ...
+
+
 class ModelRunner:
     """``run`` starts one Batch and returns the tokens of the Batch before. Used by one thread only."""
 
@@ -103,11 +108,11 @@ class ModelRunner:
         self,
         forward: Forward,
         vocab_size: int,
+        new_cache: NewCache,
         *,
         prefill_chunk_size: int,
-        mask_axes: int = 4,
-        quantization: KVQuantization | None = None,
         write: Callable[[DiskWrite, HostArrays], None] | None = None,
+        sample_kernel: SampleKernel | None = None,
     ) -> None:
         """``write``: takes what is to be written to the disk; without it, no Batch asks for that."""
         self.started_at = (
@@ -115,12 +120,12 @@ class ModelRunner:
         )
         self.store = SnapshotStore()
         self._write = write or _no_disk
+        self._sample_kernel = sample_kernel
         self._forward = forward
         self._vocab_size = vocab_size
         self._constraints: dict[str, Constraint] = {}
-        self._mask_axes = mask_axes
+        self._new_cache = new_cache
         self._prefill_chunk_size = prefill_chunk_size
-        self._quantization = quantization
         self.reset()
 
     def reset(self) -> None:
@@ -182,7 +187,7 @@ class ModelRunner:
             joining[row.group].append((row, *self._take_prefilled(row.request_id)))
         leaving = set(batch.free)
         for number in [*self._groups, *(number for number in joining if number not in self._groups)]:
-            group = self._groups.setdefault(number, DecodeGroup(self._new_cache(max_width=1)))
+            group = self._groups.setdefault(number, DecodeGroup(self._new_cache(max_width=1), self._sample_kernel))
             group.change(leaving, joining.get(number, ()), tight=batch.tight)
             if not group.rows:
                 del self._groups[number]
@@ -205,15 +210,6 @@ class ModelRunner:
                 if row.request_id == request_id:
                     return group.cache, index
         raise KeyError(f"{request_id} has no row")
-
-    def _new_cache(self, *, max_width: int, expected_length: int = 0) -> BatchCache:
-        return BatchCache(
-            self._forward,
-            max_width=max_width,
-            expected_length=expected_length,
-            mask_axes=self._mask_axes,
-            quantization=self._quantization,
-        )
 
     # What is kept across requests
 

@@ -17,5 +17,5 @@ def prepare(model: Module) -> None:
     arrange_weights(model)
     if not device.has_rotation_kernel():
         share_rotations(model)
-    if device.gains_from_attention_kernels():
+    if device.gains_from_kernels():
         replace_attention(model, CudaDecodeKernel(), CudaChunkKernel())

@@ -2,13 +2,14 @@
 
 A row's draw is decided by one uniform number that is a hash of its seed and of how many tokens it has generated,
 computed on the host: the same on every device, alone or in a batch, and free of the order in which requests came.
-The number is looked up in the cumulative distribution of what the filters leave.
+The number is looked up in the cumulative distribution of what the filters leave. On CUDA a kernel of our own does that
+as one operation (cuda/sample.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import mlx.core as mx
 import numpy as np
@@ -56,10 +57,38 @@ class Sampled(NamedTuple):
         ]
 
 
+class Filters(NamedTuple):
+    """Of each row, [rows, 1]: float32, but for ``top_k``, which is int32; 0 keeps all tokens."""
+
+    temperature: mx.array
+    top_k: mx.array
+    top_p: mx.array
+    min_p: mx.array
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams]) -> Filters:
+        return cls(
+            _column([1.0 if row.greedy else row.temperature for row in params]),
+            _column([min(row.top_k, MOST) for row in params], mx.int32),
+            _column([max(row.top_p, MIN_TOP_P) for row in params]),
+            _column([row.min_p for row in params]),
+        )
+
+
+class SampleKernel(Protocol):
+    """The next token of each row of ``logits`` [rows, vocabulary], int32 [rows], by one number of each row's in
+    ``draws``, float32 [rows, 1]: what ``Sampler`` computes otherwise, as one operation. ``takes``: whether it is made
+    for such logits; when it is asked about a kind for the first time, it may compute."""
+
+    def takes(self, logits: mx.array) -> bool: ...
+    def __call__(self, logits: mx.array, filters: Filters, draws: mx.array) -> mx.array: ...
+
+
 class Sampler:
     """Holds the rows' parameters as arrays; ``set_rows`` when rows come, go or move, ``sample`` every step."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: SampleKernel | None = None) -> None:
+        self._kernel = kernel
         self._penalties = Penalties()
         self.set_rows([])
 
@@ -74,15 +103,11 @@ class Sampler:
             return
         self._draws = Draws([row.seed for row in params])
         self._greedy_rows = mx.array(greedy) if any(greedy) else None
-        self._temperature = _column([1.0 if row.greedy else row.temperature for row in params])
+        self._filters = Filters.of(params)
         sampled = [row for row in params if not row.greedy]
-        self._top_k = (
-            mx.array([min(row.top_k, MOST) for row in params])[:, None] if any(row.top_k for row in sampled) else None
-        )
-        self._top_p = (
-            _column([max(row.top_p, MIN_TOP_P) for row in params]) if any(row.top_p < 1 for row in sampled) else None
-        )
-        self._min_p = _column([row.min_p for row in params]) if any(row.min_p > 0 for row in sampled) else None
+        self._some_top_k = any(row.top_k for row in sampled)
+        self._some_top_p = any(row.top_p < 1 for row in sampled)
+        self._some_min_p = any(row.min_p > 0 for row in sampled)
 
     def sample(self, logits: mx.array, generated: Sequence[int], allowed: mx.array | None = None) -> Sampled:
         """Args:
@@ -95,30 +120,34 @@ class Sampler:
             wanted = mx.where(allowed, wanted, -mx.inf)
         tokens = mx.argmax(wanted, axis=-1).astype(mx.int32)
         if not self._all_greedy:
-            drawn = self._draw(wanted.astype(mx.float32), generated)
+            draws = self._draws.take(generated)
+            if self._kernel is not None and self._kernel.takes(wanted):
+                drawn = self._kernel(wanted, self._filters, draws)
+            else:
+                drawn = self._draw(wanted.astype(mx.float32), draws)
             tokens = drawn if self._greedy_rows is None else mx.where(self._greedy_rows, tokens, drawn)
         self._penalties.count(tokens)
         if self._top_logprobs is None:
             return Sampled(tokens)
         return _with_logprobs(logits.astype(mx.float32), tokens, self._top_logprobs)
 
-    def _draw(self, logits: mx.array, generated: Sequence[int]) -> mx.array:
-        scaled = logits / self._temperature
-        if self._top_k is None and self._top_p is None:
+    def _draw(self, logits: mx.array, draws: mx.array) -> mx.array:
+        scaled = logits / self._filters.temperature
+        if not self._some_top_k and not self._some_top_p:
             highest = mx.max(scaled, axis=-1, keepdims=True)
             lowest = None
         else:
             ascending = mx.sort(scaled, axis=-1)
             highest = ascending[:, -1:]
             lowest = self._lowest(ascending, highest)
-        if self._min_p is not None:
-            at_least = highest + mx.log(self._min_p)
+        if self._some_min_p:
+            at_least = highest + mx.log(self._filters.min_p)
             lowest = at_least if lowest is None else mx.maximum(lowest, at_least)
         mass = mx.exp(scaled - highest)
         if lowest is not None:
             mass = mx.where(scaled >= lowest, mass, 0.0)  # ties with the lowest are kept
         cumulative = mx.cumsum(mass, axis=-1)
-        point = self._draws.take(generated) * cumulative[:, -1:]
+        point = draws * cumulative[:, -1:]
         # The first token whose cumulative mass exceeds the point: it has a mass of its own.
         return mx.argmax(cumulative > point, axis=-1).astype(mx.int32)
 
@@ -126,19 +155,20 @@ class Sampler:
         """The smallest logit that each row's top_k and top_p keep, [rows, 1]."""
         vocabulary = ascending.shape[-1]
         lowest = None
-        if self._top_k is not None:
-            first = mx.where(self._top_k > 0, mx.maximum(vocabulary - self._top_k, 0), 0)
+        top_k, top_p = self._filters.top_k, self._filters.top_p
+        if self._some_top_k:
+            first = mx.where(top_k > 0, mx.maximum(vocabulary - top_k, 0), 0)
             lowest = mx.take_along_axis(ascending, first, axis=-1)
-        if self._top_p is not None:
+        if self._some_top_p:
             mass = mx.exp(ascending - highest)
             if lowest is not None:
                 mass = mx.where(ascending >= lowest, mass, 0.0)
             cumulative = mx.cumsum(mass, axis=-1)
             # A token is kept if those above it do not reach top_p yet: so the largest always is.
             total = cumulative[:, -1:]
-            inside = total - cumulative < self._top_p * total
+            inside = total - cumulative < top_p * total
             nucleus = mx.take_along_axis(ascending, mx.argmax(inside, axis=-1, keepdims=True), axis=-1)
-            nucleus = mx.where(self._top_p < 1, nucleus, -mx.inf)
+            nucleus = mx.where(top_p < 1, nucleus, -mx.inf)
             lowest = nucleus if lowest is None else mx.maximum(lowest, nucleus)
         return lowest
 
@@ -188,8 +218,8 @@ def _finite(logprob: float) -> float:
     return logprob if logprob > NO_LOGPROB else NO_LOGPROB
 
 
-def _column(values: Sequence[float]) -> mx.array:
-    return mx.array(list(values), dtype=mx.float32)[:, None]
+def _column(values: list[int] | list[float], dtype: mx.Dtype = mx.float32) -> mx.array:
+    return mx.array(values, dtype=dtype)[:, None]
 
 
 def _with_logprobs(logits: mx.array, tokens: mx.array, count: int) -> Sampled:

@@ -304,7 +304,7 @@ def test_models_that_see(name: str, uses_it: bool, kernels: Kernels, tmp_path: P
 def test_a_model_is_prepared_where_the_device_gains(
     gains: bool, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "gains_from_attention_kernels", lambda: gains)
+    monkeypatch.setattr(device, "gains_from_kernels", lambda: gains)
     monkeypatch.setattr(preparation, "CudaDecodeKernel", lambda: kernels.decode)
     monkeypatch.setattr(preparation, "CudaChunkKernel", lambda: kernels.chunk)
     model = tiny_models.build("qwen3")

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import time
 
+import mlx.core as mx
 import pytest
 
+from quince.engine import core
 from quince.engine.core import CoreConfig, _step_tokens
 from quince.engine.kv_layout import KVLayout
 from quince.engine.messages import AddRequest
 from quince.engine.model_runner import _Launched
 from quince.engine.pacing import PrefillPacer, Shape
+from quince.engine.sampler import Filters
 from quince.engine.support import Costs
 from quince.sampling import SamplingParams
 from tests.engine.driver import make_core, run
@@ -55,3 +58,25 @@ def test_what_a_step_takes_while_it_is_handed_over_is_its_own(monkeypatch: pytes
 def test_a_step_takes_no_more_prompts_than_there_is_memory_for(asked: int | None, free: int, tokens: int) -> None:
     costs = Costs(token_seconds=0.0, token_memory=1000, padding_tokens=0, layout=KVLayout())
     assert _step_tokens(costs, CoreConfig(32, 4096, asked), free) == tokens
+
+
+def test_tokens_are_drawn_by_a_kernel_where_the_device_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Likeliest:
+        def takes(self, logits: mx.array) -> bool:
+            tried.append(logits.dtype)
+            return True
+
+        def __call__(self, logits: mx.array, filters: Filters, draws: mx.array) -> mx.array:
+            return mx.argmax(logits, axis=-1).astype(mx.int32)
+
+    tried: list[mx.Dtype] = []
+    greedy = AddRequest("r", [5, 6, 7], SamplingParams(max_tokens=20))
+    sampled = AddRequest("r", [5, 6, 7], SamplingParams(max_tokens=20, temperature=5.0, seed=1))
+    model = build("qwen3")
+    expected = run(make_core(model), [greedy])["r"].token_ids
+    assert run(make_core(model), [sampled])["r"].token_ids != expected
+    monkeypatch.setattr(core, "gains_from_kernels", lambda: True)
+    monkeypatch.setattr(core, "CudaSampleKernel", Likeliest)
+    engine = make_core(model)
+    assert set(tried) == {mx.bfloat16, mx.float16, mx.float32}  # before the first request
+    assert run(engine, [sampled])["r"].token_ids == expected

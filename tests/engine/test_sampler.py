@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from quince.engine.penalties import RowHistory
-from quince.engine.sampler import DRAWS_AHEAD, Draws, Sampler, uniform
+from quince.engine.sampler import DRAWS_AHEAD, MIN_TOP_P, Draws, Filters, Sampler, uniform
 from quince.sampling import SamplingParams
 
 VOCABULARY = 50
@@ -166,3 +166,52 @@ def test_equally_likely_alternatives_are_the_same_whatever_others_ask() -> None:
 
 def test_a_top_p_too_small_for_float32_keeps_the_largest(logits: mx.array) -> None:
     assert set(draws(logits, 50, top_p=1e-46).tolist()) == {int(mx.argmax(logits).item())}
+
+
+class Kernel:
+    """A SampleKernel that takes logits of one kind, and says what it was asked."""
+
+    def __init__(self, dtype: mx.Dtype) -> None:
+        self.dtype = dtype
+        self.logits: mx.array | None = None
+
+    def takes(self, logits: mx.array) -> bool:
+        return logits.dtype == self.dtype
+
+    def __call__(self, logits: mx.array, filters: Filters, draws: mx.array) -> mx.array:
+        self.logits, self.filters, self.draws = logits, filters, draws
+        return mx.full((logits.shape[0],), 49, dtype=mx.int32)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_a_kernel_draws_for_the_rows_that_are_sampled(logits: mx.array, dtype: mx.Dtype) -> None:
+    params = [
+        SamplingParams(max_tokens=1, seed=1, temperature=0.5, top_p=1e-9),
+        SamplingParams(max_tokens=1, seed=2),
+        SamplingParams(max_tokens=1, seed=3, temperature=2.0, top_k=7, min_p=0.1),
+    ]
+    kernel = Kernel(dtype)
+    sampler = Sampler(kernel)
+    sampler.set_rows(rows(params))
+    batch = mx.broadcast_to(logits, (3, VOCABULARY)).astype(dtype)
+    allowed = mx.arange(VOCABULARY)[None] != mx.array([[0], [1], [2]])
+    tokens = sampler.sample(batch, [4, 5, 6], allowed).token_ids
+    assert tokens.tolist() == [49, int(mx.argmax(logits)), 49]
+    assert kernel.logits is not None
+    assert kernel.logits.dtype == dtype
+    assert mx.isinf(kernel.logits).tolist() == (~allowed).tolist()
+    temperature, top_k, top_p, min_p = kernel.filters
+    assert temperature.tolist() == [[0.5], [1.0], [2.0]]
+    assert top_k.tolist() == [[0], [0], [7]]
+    assert np.allclose(np.array(top_p), [[MIN_TOP_P], [1], [1]])
+    assert np.allclose(np.array(min_p), [[0], [0], [0.1]])
+    assert kernel.draws.tolist() == uniform(np.array([1, 2, 3], dtype=np.uint64), [4, 5, 6])[:, None].tolist()
+
+
+def test_a_kernel_is_not_asked_for_what_it_does_not_take_nor_for_greedy_rows(logits: mx.array) -> None:
+    for dtype, temperature in ((mx.float16, 1.0), (mx.float32, 0.0)):
+        kernel, params = Kernel(dtype), [SamplingParams(max_tokens=1, temperature=temperature, seed=5)]
+        sampler = Sampler(kernel)
+        sampler.set_rows(rows(params))
+        assert sampler.sample(logits[None], [0]).token_ids.tolist() == sample(logits[None], params)
+        assert kernel.logits is None

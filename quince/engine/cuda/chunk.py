@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from quince.engine.cuda.kernel import CudaKernel, are_alike, check_like_mlx
+from quince.engine.cuda.kernel import CudaAttentionKernel, are_alike, check_like_mlx
 
 BLOCK = 128  # threads; the source's WARP * CHUNK_WARPS
 QUERIES = 128  # of a block, as in the source
@@ -14,7 +14,7 @@ BLOCKS = 256  # as many as keep a GPU busy; fewer share the columns out among mo
 SHARE = 512  # columns of a part, at least
 
 
-class CudaChunkKernel(CudaKernel):
+class CudaChunkKernel(CudaAttentionKernel):
     """A ChunkKernel (attention.py)."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from quince.engine.cuda.kernel import CudaKernel, are_alike, check_like_mlx
+from quince.engine.cuda.kernel import CudaAttentionKernel, are_alike, check_like_mlx
 
 BLOCK = 256  # threads; the source's WARP * WARPS
 HEAD_DIMS = (64, 128, 256)
@@ -15,7 +15,7 @@ SHARE = 512  # columns of the longest row in a part, at least
 MOST_COLUMNS = 4096  # of a part
 
 
-class CudaDecodeKernel(CudaKernel):
+class CudaDecodeKernel(CudaAttentionKernel):
     """A DecodeKernel (attention.py)."""
 
     def __init__(self) -> None:

@@ -22,13 +22,11 @@ Compiled = Callable[..., list[mx.array]]
 
 
 class CudaKernel:
-    """One for arrays of some kinds, that can give each query's attention in parts (common.cu)."""
+    """One for arrays of some kinds."""
 
     def __init__(self, purpose: str) -> None:
         """``purpose``: what is done without it if it does not work, for the log."""
         self._purpose = purpose
-        self._merge = self.compiled("merge", ["outputs", "sums"], ["out"], _MERGE, ["common.cu"])
-        self._scales: dict[float, mx.array] = {}
         self._works: dict[Hashable, bool] = {}
 
     @staticmethod
@@ -67,6 +65,15 @@ class CudaKernel:
             time.sleep(pause)
         logger.warning("%s without a kernel of their own: %s", self._purpose, reason)
         return False
+
+
+class CudaAttentionKernel(CudaKernel):
+    """One that can give each query's attention in parts (common.cu)."""
+
+    def __init__(self, purpose: str) -> None:
+        super().__init__(purpose)
+        self._merge = self.compiled("merge", ["outputs", "sums"], ["out"], _MERGE, ["common.cu"])
+        self._scales: dict[float, mx.array] = {}
 
     def scale(self, value: float) -> mx.array:
         """What scores are multiplied by, as an array."""
