@@ -80,7 +80,7 @@ def make_core(
         partial(BatchCache, forward, mask_axes=support.mask_axes, quantization=quantization),
         prefill_chunk_size=chunk,
         write=None if tier is None else lambda write, host: tier.write(write.entry, host, write.used),
-        sample_kernel=_sample_kernel(),
+        sample_kernel=sample_kernel(),
     )
     budget = _limit_memory(config)
     step_tokens = _step_tokens(costs, config, budget - mx.get_active_memory())
@@ -133,7 +133,7 @@ def _check_quantization(forward: Forward, vocab_size: int, quantization: KVQuant
     logger.info("keys and values in %d bits move the logits by %.2g %% of their size", quantization.bits, 100 * error)
 
 
-def _sample_kernel() -> SampleKernel | None:
+def sample_kernel() -> SampleKernel | None:
     """Compiled and tried now, not when the first request needs it; None where MLX's operations do as well."""
     if not gains_from_kernels():
         return None

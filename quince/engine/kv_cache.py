@@ -415,7 +415,7 @@ def _grown(old: mx.array | None, like: mx.array, rows: int, columns: int) -> mx.
 
 def _vectors(array: mx.array) -> mx.array:
     """All but the last axis as one."""
-    return array.reshape(-1, array.shape[-1])
+    return array.flatten(0, -2)
 
 
 def _joined(pieces: list[mx.array]) -> mx.array:

@@ -11,7 +11,7 @@ constexpr int BITS = 3;
 constexpr int CANDIDATES = 1 << BITS;
 constexpr int AHEAD = 8;               // logits that a thread waits for at once
 constexpr float UNIT = 4294967296.0f;  // of the likeliest token's mass, 1, in whole numbers
-constexpr float NO_MASS = -33.0f;      // the exponent of a mass below all units
+constexpr float NO_MASS = -33.0f;      // exponents below it, whose masses are less than a unit, count for nothing
 constexpr int DRAW_BITS = 24;          // of a random number
 constexpr float MOST_SCALE = 1e30f;    // for a temperature whose inverse is no number
 
@@ -144,6 +144,7 @@ struct SampledRow {
       if (end - first == count) {
         Units total = 0;
         for (int part = 0; part < WARPS; part++) total += all[part];
+        if (total == 0) return 0;  // the logits are no numbers
         const Units low = (1ull << DRAW_BITS) - 1;
         point = (total >> DRAW_BITS) * share + ((total & low) * share >> DRAW_BITS);
       }
@@ -171,8 +172,9 @@ __device__ void sample(const T* logits, long long stride, int count, const float
   }
   if (top_p[i] < 1) {
     const float part = top_p[i];
-    const unsigned low = max(least, key_near<T>(row.highest + NO_MASS / row.scale));
-    least = row.threshold(low, high, [&](T x) { return row.mass(x); }, [=](float total) { return part * total; });
+    const unsigned low = max(least, key_near<T>(row.highest + NO_MASS / row.scale));  // none with a mass is below
+    least = row.threshold(low, high, [&](T x) { return row.exponent(x) >= NO_MASS ? row.mass(x) : 0; },
+                          [=](float total) { return part * total; });
   }
   const float at_least = log2f(min_p[i]);
   const unsigned share = (unsigned)(draws[i] * (float)(1 << DRAW_BITS));

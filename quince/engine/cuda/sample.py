@@ -43,17 +43,18 @@ class CudaSampleKernel(CudaKernel):
         draws, ones = mx.random.uniform(shape=(rows, 1)), mx.ones((rows, 1))
         mass = mx.softmax(logits.astype(mx.float32), axis=-1)
         drawn = mx.argmax(mx.cumsum(mass, axis=-1) > draws, axis=-1)
-        likeliest = mx.argmax(logits, axis=-1)
-        all_of_them = mx.zeros((rows, 1), dtype=mx.int32)
-        for expected, top_k, top_p, min_p in (
-            (drawn, all_of_them, ones, 0 * ones),
-            (likeliest, all_of_them + 1, ones, 0 * ones),
-            (likeliest, all_of_them, 1e-6 * ones, 0 * ones),
-            (likeliest, all_of_them, ones, ones),
+        every = mx.zeros((rows, 1), dtype=mx.int32)
+        found = self(logits, Filters(ones, every, ones, 0 * ones), draws)
+        if int(mx.sum(found == drawn)) < ALIKE * rows:
+            raise RuntimeError("it draws other tokens")
+        for top_k, top_p, min_p in (
+            (every + 1, ones, 0 * ones),
+            (every, 1e-6 * ones, 0 * ones),
+            (every, ones, ones),
         ):
             found = self(logits, Filters(ones, top_k, top_p, min_p), draws)
-            if int(mx.sum(found == expected)) < ALIKE * rows:
-                raise RuntimeError("it draws other tokens")
+            if not mx.array_equal(mx.take_along_axis(logits, found[:, None], axis=-1)[:, 0], mx.max(logits, axis=-1)):
+                raise RuntimeError("it draws tokens that are filtered out")
 
 
 _CALL = """
