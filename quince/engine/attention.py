@@ -5,9 +5,10 @@ softmax and multiplies again, over all columns of all rows. But what the mask sa
 has filled. A kernel that is told so is one operation and reads no others; it also reads each key once for several
 heads, which MLX's own kernel for rows of one length does not.
 
-Chunks of prompts are given to cuDNN there, which builds a kernel for each number of columns that it has not seen. Where
-a chunk has others before it, that number is a new one nearly every time. A kernel that serves all of them is slower
-than cuDNN's, but for a turn behind a cached beginning that is much less than what building takes.
+Chunks of prompts are given to cuDNN there, which builds a kernel for each number of rows, queries and columns that it
+has not seen. Where several prompts come together, or a chunk has others before it, those are new ones nearly every
+time. A kernel that serves all of them is slower than cuDNN's, but for short prompts and for a turn behind a cached
+beginning that is much less than what building takes.
 
 mlx-lm's and mlx-vlm's models import ``scaled_dot_product_attention`` by name. In the modules that a model's layers come
 from, that name is bound to a function that asks the kernels first (docs/architecture.md says why). A mask is known by
@@ -33,7 +34,7 @@ Attention = Callable[..., mx.array]
 
 MANY = 2**14  # columns of all rows: with fewer, and no mask, MLX's kernel is as fast
 # More scores of a layer take longer by our kernel than by cuDNN's and building that (36 layers, heads of 128). And
-# chunks of more tokens are the pieces of long prompts, whose numbers of columns come again.
+# chunks of more tokens are long prompts and their pieces, whose numbers of rows and columns come again.
 MOST_SCORES = 2**30
 WIDEST = 1024
 
@@ -119,10 +120,9 @@ def _code(model: Module) -> list[ModuleType]:
 
 
 def _is_worth_it(queries: mx.array, keys: mx.array) -> bool:
-    """Whether a chunk has columns before it, and is computed sooner than a kernel for their number is built."""
+    """Whether a chunk is computed sooner than a kernel for its size is built."""
     rows, heads, width = queries.shape[:3]
-    columns = keys.shape[2]
-    return width < columns and width <= WIDEST and rows * heads * width * columns <= MOST_SCORES
+    return width <= WIDEST and rows * heads * width * keys.shape[2] <= MOST_SCORES
 
 
 def _lengths(keys: mx.array, cache: RowKVCache, mask: mx.array | None) -> mx.array | None:

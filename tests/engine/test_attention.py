@@ -136,15 +136,26 @@ def test_few_columns_without_a_mask_are_left_to_mlx(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_chunks_with_others_before_them(family: str, kernels: Kernels) -> None:
+def test_prompts_in_chunks(family: str, kernels: Kernels) -> None:
     requests = [request(30), request(20, seed=1)]
     expected = [run_alone(tiny_models.build(family), request).token_ids for request in requests]
     engine = make_core(build(family, kernels), prefill_chunk_size=16)
     kernels.clear()
     found = run(engine, requests)
     assert [found[request.request_id].token_ids for request in requests] == expected
+    assert {width < columns for width, columns in kernels.chunk.widths} == {True, False}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_prompts_of_different_lengths(family: str, kernels: Kernels) -> None:
+    requests = [request(12), request(9, seed=1), request(15, seed=2)]  # shorter than the windows
+    expected = [run_alone(tiny_models.build(family), request).token_ids for request in requests]
+    engine = make_core(build(family, kernels))
+    kernels.clear()
+    found = run(engine, requests)
+    assert [found[request.request_id].token_ids for request in requests] == expected
     assert kernels.chunk.widths
-    assert all(width < columns for width, columns in kernels.chunk.widths)
+    assert all(width == columns for width, columns in kernels.chunk.widths)
 
 
 def test_chunks_beside_streams_are_no_wider_than_the_kernel_serves(
@@ -197,8 +208,8 @@ def test_which_chunks_are_left_to_mlx(kernels: Kernels, monkeypatch: pytest.Monk
         attend(mx.zeros((rows, 4, width, 4)), keys, keys, cache, 1.0, mask, sinks=sinks)
 
     attend_to(8, 20)
-    assert kernels.chunk.widths == [(8, 20)] and not left
-    attend_to(20, 20)  # nothing is before them
+    attend_to(20, 20)
+    assert kernels.chunk.widths == [(8, 20), (20, 20)] and not left
     attend_to(8, 20, "full")
     attend_to(8, 20, mx.ones((8, 20), dtype=mx.bool_))
     attend_to(8, 20, sinks=mx.zeros(4))
@@ -207,9 +218,9 @@ def test_which_chunks_are_left_to_mlx(kernels: Kernels, monkeypatch: pytest.Monk
     attend_to(9, 17)
     attend_to(8, 21)
     attend_to(4, 21, rows=2)
-    assert len(left) == 7 and len(kernels.chunk.widths) == 1
+    assert len(left) == 6 and len(kernels.chunk.widths) == 2
     attend_to(8, 20)
-    assert len(kernels.chunk.widths) == 2
+    assert len(kernels.chunk.widths) == 3
 
 
 def test_quantised_keys_are_left_to_mlx_lm(kernels: Kernels) -> None:

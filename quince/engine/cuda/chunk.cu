@@ -182,14 +182,15 @@ struct Strips {
   }
 };
 
-// `shared`: room for the queries, and two tiles of keys and of values. A row of `parts` is a query's with a part.
-template <typename T, int D>
+// `shared`: room for the queries, and two tiles of keys and of values. If the columns are in parts (SPLIT), a row of `parts`
+// is a query's with one of them; else attention goes to `out`, token by token with all heads of each, as models go on with it.
+template <typename T, int D, bool SPLIT>
 __device__ void chunk_attention(
     const T* queries, Index query_row, Index query_head, Index query_token,
     const T* keys, Index key_row, Index key_head, Index key_column,
     const T* values, Index value_row, Index value_head, Index value_column,
     const float* scale, int heads, int key_heads, int width, int columns,
-    float* parts, float* sums, T* shared) {
+    T* out, float* parts, float* sums, T* shared) {
   constexpr int SIZE = TILE * D;
   T* const tiles = shared + QUERIES * D;
   const int group = heads / key_heads, count = group * width;
@@ -254,15 +255,23 @@ __device__ void chunk_attention(
       weight += __shfl_xor_sync(0xffffffff, weight, 2);
       const int index = first_query + s * 16 + r * 8;
       if (index >= count) continue;
-      const Index query = ((Index)row * heads + key * group + index / width) * width + index % width;
-      const Index part = query * gridDim.y + blockIdx.y;
+      const int head = key * group + index / width, token = index % width;
+      if constexpr (SPLIT) {
+        const Index part = (((Index)row * heads + head) * width + token) * gridDim.y + blockIdx.y;
 #pragma unroll
-      for (int n = 0; n < D / 8; n++)
+        for (int n = 0; n < D / 8; n++)
 #pragma unroll
-        for (int i = 0; i < 2; i++) parts[part * D + n * 8 + lane % 4 * 2 + i] = strips.output[s][n][r * 2 + i];
-      if (lane % 4 == 0) {
-        sums[part * 2] = strips.highest[s][r];
-        sums[part * 2 + 1] = weight;
+          for (int i = 0; i < 2; i++) parts[part * D + n * 8 + lane % 4 * 2 + i] = strips.output[s][n][r * 2 + i];
+        if (lane % 4 == 0) {
+          sums[part * 2] = strips.highest[s][r];
+          sums[part * 2 + 1] = weight;
+        }
+      } else {
+        unsigned* to = reinterpret_cast<unsigned*>(out + (((Index)row * width + token) * heads + head) * D);
+        const float share = 1 / weight;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++)
+          to[n * 4 + lane % 4] = pack(strips.output[s][n][r * 2] * share, strips.output[s][n][r * 2 + 1] * share, T());
       }
     }
   }

@@ -99,13 +99,15 @@ void run(int rows, int heads, int key_heads, int width, int columns, int capacit
 
   gridDim = {(group * width + quince::QUERIES - 1) / quince::QUERIES, parts, rows * key_heads};
   kernel = [&] {
-    quince::chunk_attention<Number, D>(
-        queries.data(), width * heads * D, D, heads * D, keys.data(), row_size, head_size, D, values.data(),
-        key_heads * value_size, value_size, D, &scale, heads, key_heads, width, columns, outputs.data(), sums.data(), shared.data());
+    const auto call = parts > 1 ? quince::chunk_attention<Number, D, true> : quince::chunk_attention<Number, D, false>;
+    call(queries.data(), width * heads * D, D, heads * D, keys.data(), row_size, head_size, D, values.data(),
+         key_heads * value_size, value_size, D, &scale, heads, key_heads, width, columns, out.data(), outputs.data(),
+         sums.data(), shared.data());
   };
   run_grid(128);
-  run_merge(rows * heads * width, D,
-            [&] { quince::merge_parts<Number, D>(outputs.data(), sums.data(), parts, out.data()); });
+  if (parts > 1)
+    run_merge(rows * heads * width, D,
+              [&] { quince::merge_parts<Number, D>(outputs.data(), sums.data(), parts, out.data()); });
 
   double worst = 0;
   for (int row = 0; row < rows; row++)
@@ -113,7 +115,7 @@ void run(int rows, int heads, int key_heads, int width, int columns, int capacit
       for (int token = 0; token < width; token++) {
         const size_t query = ((row * width + token) * heads + head) * D;
         const int key_head = row * key_heads + head / group;
-        const Number* found = &out[((size_t)(row * heads + head) * width + token) * D];
+        const Number* found = parts > 1 ? &out[((size_t)(row * heads + head) * width + token) * D] : &out[query];
         worst = max(worst, error(&queries[query], &keys[key_head * head_size], &values[key_head * value_size], found, columns - width + token + 1, D));
       }
   printf("%g\n", worst);

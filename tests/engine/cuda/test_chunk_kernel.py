@@ -55,7 +55,7 @@ def test_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_compiled_and_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried whole and in parts, for each type and size of heads once: nothing is compiled in the middle of
-    others' answers."""
+    others' answers. What is not cut into parts is written as models go on with it, without another kernel."""
     memory: dict[str, int] = {}
     calls: list[tuple[str, Any, Any]] = []
 
@@ -73,17 +73,30 @@ def test_what_is_compiled_and_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaKernel, "compiled", staticmethod(compiled))
     monkeypatch.setattr(mx, "allclose", lambda *_, **__: mx.array(True))
     kernel = CudaChunkKernel()
-    assert memory == {"merge": 0, "chunk_64": (128 + 4 * 64) * 64 * 2, "chunk_128": (128 + 4 * 64) * 128 * 2}
+    assert memory == {"merge": 0} | {
+        f"{name}_{head_dim}": (128 + 4 * 64) * head_dim * 2
+        for name in ("chunk", "chunk_parts")
+        for head_dim in (64, 128)
+    }
     for dtype, head_dim in [(mx.bfloat16, 64), (mx.float16, 64), (mx.bfloat16, 128), (mx.bfloat16, 64)]:
         keys = mx.zeros((1, 2, 9, head_dim), dtype)
         assert kernel.takes(mx.zeros((1, 6, 5, head_dim), dtype), keys, keys)
     tried = [call[0] for call in calls]
-    assert tried == ["chunk_64", "merge"] * 4 + ["chunk_128", "merge"] * 2
+    assert tried == [*["chunk_64"] * 2, "chunk_parts_64", "merge"] * 2 + [
+        *["chunk_128"] * 2,
+        "chunk_parts_128",
+        "merge",
+    ]
     calls.clear()
     keys = mx.zeros((3, 2, 5000, 64), mx.bfloat16)
-    kernel(mx.zeros((3, 6, 50, 64), mx.bfloat16), keys, keys, 0.5)
+    queries = mx.zeros((3, 6, 50, 64), mx.bfloat16)
+    assert kernel(queries, keys, keys, 0.5).shape == queries.shape
     # Two blocks for 150 queries of each of 6 key heads; 12 in all, so that each part is of 512 columns or more.
     assert calls == [
-        ("chunk_64", (2 * 128, 9, 6), (128, 1, 1)),
+        ("chunk_parts_64", (2 * 128, 9, 6), (128, 1, 1)),
         ("merge", (3 * 6 * 50 * 64, 1, 1), (64, 1, 1)),
     ]
+    calls.clear()
+    few = keys[:, :, :600]
+    assert kernel(queries, few, few, 0.5).shape == queries.shape
+    assert calls == [("chunk_64", (2 * 128, 1, 6), (128, 1, 1))]
