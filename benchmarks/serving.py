@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--prompt-spread", type=int, default=0, help="by how many words prompts may be longer or shorter")
     add("--max-tokens", type=int, default=128)
     add("--repeats", type=int, default=3)
-    add("--interleave", action="store_true", help="all concurrencies in every repeat, to compare them with each other")
+    add("--interleave", action="store_true", help="all modes and concurrencies in every repeat, to compare them")
     add("--client-processes", type=int, default=1 if (os.cpu_count() or 1) <= 2 else 4)
     add("--scenario", choices=("load", "arrivals", "mix"), default="load")
     add("--running", type=int, default=8, help="arrivals: streams that run")
@@ -111,13 +111,13 @@ def contenders(options: argparse.Namespace) -> Iterator[list[Contender]]:
 
 
 def measure_load(options: argparse.Namespace, who: Sequence[Contender]) -> Iterator[Run]:
-    """Every contender in turn, repeat after repeat, for each mode and concurrency (or all concurrencies in turn)."""
+    """Every contender in turn, repeat after repeat, for each mode and concurrency (or all of these in turn, too)."""
     seed = int(time.time())
-    in_turn = [options.concurrency] if options.interleave else [[one] for one in options.concurrency]
-    for mode, levels in itertools.product(options.modes, in_turn):
-        for concurrency, contender in itertools.product(levels, who):
+    loads = list(itertools.product(options.modes, options.concurrency))
+    for in_turn in [loads] if options.interleave else [[load] for load in loads]:
+        for (mode, concurrency), contender in itertools.product(in_turn, who):
             _warm_up(options, contender, mode, concurrency)
-        for repeat, concurrency, contender in itertools.product(range(options.repeats), levels, who):
+        for repeat, (mode, concurrency), contender in itertools.product(range(options.repeats), in_turn, who):
             seed += 1
             run = _measure(options, contender, (mode, concurrency, repeat), seed)
             _say(run)
