@@ -73,20 +73,19 @@ def test_what_is_compiled_and_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaKernel, "compiled", staticmethod(compiled))
     monkeypatch.setattr(mx, "allclose", lambda *_, **__: mx.array(True))
     kernel = CudaChunkKernel()
-    assert memory == {"merge": 0} | {
-        f"{name}_{head_dim}": (128 + 4 * 64) * head_dim * 2
-        for name in ("chunk", "chunk_parts")
-        for head_dim in (64, 128)
+    of_64, of_128 = ((128 + 4 * 64) * head_dim * 2 for head_dim in (64, 128))
+    assert memory == {
+        "merge": 0,
+        "chunk_64": of_64,
+        "chunk_parts_64": of_64,
+        "chunk_128": of_128,
+        "chunk_parts_128": of_128,
     }
     for dtype, head_dim in [(mx.bfloat16, 64), (mx.float16, 64), (mx.bfloat16, 128), (mx.bfloat16, 64)]:
         keys = mx.zeros((1, 2, 9, head_dim), dtype)
         assert kernel.takes(mx.zeros((1, 6, 5, head_dim), dtype), keys, keys)
-    tried = [call[0] for call in calls]
-    assert tried == [*["chunk_64"] * 2, "chunk_parts_64", "merge"] * 2 + [
-        *["chunk_128"] * 2,
-        "chunk_parts_128",
-        "merge",
-    ]
+    tries = [[f"chunk_{size}", f"chunk_{size}", f"chunk_parts_{size}", "merge"] for size in (64, 64, 128)]
+    assert [call[0] for call in calls] == [name for names in tries for name in names]
     calls.clear()
     keys = mx.zeros((3, 2, 5000, 64), mx.bfloat16)
     queries = mx.zeros((3, 6, 50, 64), mx.bfloat16)
