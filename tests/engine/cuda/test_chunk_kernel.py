@@ -59,8 +59,15 @@ def test_what_is_compiled_and_called(monkeypatch: pytest.MonkeyPatch) -> None:
     memory: dict[str, int] = {}
     calls: list[tuple[str, Any, Any]] = []
 
-    def compiled(name: str, *_: Any, shared_memory: int = 0) -> Any:
+    def compiled(
+        name: str, _inputs: list[str], outputs: list[str], body: str, _sources: list[str], shared_memory: int = 0
+    ) -> Any:
         memory[name] = shared_memory
+        if name != "merge":  # a null pointer for what it does not give
+            in_parts = "parts" in name
+            assert outputs == (["outputs", "sums"] if in_parts else ["out"])
+            assert ("D, true>" if in_parts else "D, false>") in body
+            assert ("nullptr, outputs, sums," if in_parts else "out, nullptr, nullptr,") in body
 
         def run(
             grid: tuple[int, int, int], output_shapes: list[tuple[int, ...]], threadgroup: object, **_: Any
